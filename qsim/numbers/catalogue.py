@@ -1,0 +1,66 @@
+"""The catalogue: named formats, read from the TOML files of ``formats/``."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+
+from qsim.numbers.formats import Float, Format, Integer
+
+__all__ = ["Entry", "catalogue", "folder", "read"]
+
+FAMILIES = {"float": Float, "integer": Integer}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A named format with where it is defined, and landmark values that only tests use."""
+
+    name: str
+    format: Format
+    title: str
+    source: str
+    landmarks: Mapping[str, object] = field(hash=False, compare=False)
+
+
+def folder():
+    """The catalogue's folder: package data of the wheel, or ``formats/`` of a checkout."""
+    packaged = resources.files("qsim") / "_catalogue"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "formats"
+
+
+@cache
+def catalogue() -> Mapping[str, Entry]:
+    """Every entry by name.
+
+    >>> catalogue()["ocp_e4m3"].format.largest
+    Fraction(448, 1)
+    """
+    files = sorted(
+        (path for path in folder().iterdir() if path.name.endswith(".toml")), key=lambda p: p.name
+    )
+    entries = [entry for path in files for entry in read(path.read_text(encoding="utf-8"))]
+    return MappingProxyType({entry.name: entry for entry in entries})
+
+
+def read(text: str) -> list[Entry]:
+    """The entries of a catalogue file.
+
+    Raises:
+        ValueError: for a key or a family that the schema does not have.
+    """
+    return [_entry(name, dict(table)) for name, table in tomllib.loads(text).items()]
+
+
+def _entry(name: str, table: dict) -> Entry:
+    try:
+        family = FAMILIES[table.pop("family")]
+        described = {key: table.pop(key) for key in ("title", "source", "landmarks")}
+        return Entry(name=name, format=family(**table), **described)
+    except KeyError as missing:
+        raise ValueError(f"catalogue entry {name!r}: {missing} is missing or unknown") from None
+    except TypeError as error:
+        raise ValueError(f"catalogue entry {name!r}: {error}") from None

@@ -1,0 +1,224 @@
+"""The exact definition of every format: values by code, and the rounding of one number.
+
+Slow, and written to be read: everything fast in qsim is tested to equal it. A value is a
+``Fraction``; minus zero, the infinities and NaN, which no fraction can be, are Python floats.
+
+Sources: IEEE 754-2019, 4.3 and 7.4 (rounding, overflow); IEEE P3109 draft (parity of codes where
+the precision is 1, saturation); OCP OFP8 1.0 and MX 1.0 (special values).
+"""
+
+import math
+from fractions import Fraction
+
+from qsim.numbers.formats import Float, Format, Integer, power
+from qsim.numbers.modes import Rounding, check_overflow
+
+__all__ = ["Value", "decode", "encode", "round_exact", "values"]
+
+Value = Fraction | float
+
+INF, NAN, MINUS_ZERO = math.inf, math.nan, -0.0
+
+
+def decode(fmt: Format, code: int) -> Value:
+    """The value of a code.
+
+    Raises:
+        ValueError: if the format has no such code.
+
+    >>> decode(Float(exponent_bits=4, mantissa_bits=3), 0b0_0111_100)
+    Fraction(3, 2)
+    """
+    if not 0 <= code < 2**fmt.bits:
+        raise ValueError(f"{fmt} has codes 0..{2**fmt.bits - 1}, got {code}")
+    match fmt:
+        case Integer():
+            sign_bit = fmt.signed << (fmt.bits - 1)
+            return (code - 2 * (code & sign_bit)) * power(fmt.quantum)
+        case Float():
+            return _decode_float(fmt, code)
+
+
+def _decode_float(fmt: Float, code: int) -> Value:
+    width = fmt.exponent_bits + fmt.mantissa_bits
+    negative, magnitude = bool(code >> width), code & (2**width - 1)
+    top = fmt.top_code
+    if magnitude > top:
+        is_infinity = fmt.infinities and magnitude == top + 1
+        return (-INF if negative else INF) if is_infinity else NAN
+    if magnitude == 0 and negative:
+        return MINUS_ZERO if fmt.nans != "negative_zero" else NAN
+    return -fmt.magnitude(magnitude) if negative else fmt.magnitude(magnitude)
+
+
+def values(fmt: Format) -> list[Value]:
+    """Every value, listed by code."""
+    return [decode(fmt, code) for code in range(2**fmt.bits)]
+
+
+def encode(fmt: Format, value: Value) -> int:
+    """The code of a value of the format, the inverse of ``decode``; NaN has ``fmt.nan_code``.
+
+    Raises:
+        ValueError: if ``value`` is not one of the format's values.
+
+    >>> bin(encode(Float(exponent_bits=4, mantissa_bits=3), Fraction(3, 2)))
+    '0b111100'
+    """
+    code = _code(fmt, value)
+    if code is not None and 0 <= code < 2**fmt.bits and _same(decode(fmt, code), value):
+        return code
+    raise ValueError(f"{value} is not a value of {fmt}")
+
+
+def _code(fmt: Format, value: Value) -> int | None:
+    """The only code that ``value`` can have."""
+    if isinstance(value, float) and math.isnan(value):
+        return fmt.nan_code
+    if isinstance(fmt, Integer):
+        return None if isinstance(value, float) else int(value / power(fmt.quantum)) % 2**fmt.bits
+    negative = math.copysign(1.0, value) < 0 if isinstance(value, float) else value < 0
+    if isinstance(value, float):
+        magnitude = fmt.top_code + 1 if math.isinf(value) else 0
+    else:
+        magnitude = _code_of_magnitude(abs(value), fmt)
+    return magnitude + (negative << (fmt.exponent_bits + fmt.mantissa_bits))
+
+
+def _same(a: Value, b: Value) -> bool:
+    """Equality that tells minus zero from zero and takes NaN for equal to NaN."""
+    return repr(a) == repr(b)
+
+
+def round_exact(
+    x: Value, fmt: Format, *, rounding: str = "ties_to_even", overflow: str = "saturate", random=0
+) -> Value:
+    """The value of the format to which ``x`` rounds.
+
+    Args:
+        x: any exact number; minus zero, infinities and NaN as floats.
+        rounding: a mode of ``modes.ROUNDINGS``.
+        overflow: a policy of ``modes.OVERFLOWS``.
+        random: for stochastic rounding, the integer R of the mode's definition.
+
+    NaN stays NaN, also where the format has no code for it: only ``encode`` refuses it.
+
+    >>> round_exact(Fraction(464), Float(exponent_bits=4, mantissa_bits=3, nans="top",
+    ...             infinities=False), overflow="ieee")
+    Fraction(448, 1)
+    """
+    mode, policy = Rounding.parse(rounding), check_overflow(overflow)
+    if isinstance(x, float) and math.isnan(x):
+        return NAN
+    negative = math.copysign(1.0, x) < 0 if isinstance(x, float) else x < 0
+    if isinstance(x, float) and math.isinf(x):
+        return _overflowed(fmt, negative, mode, policy, infinite=True)
+    magnitude = abs(Fraction(x))
+    if not fmt.has_zero and (negative or magnitude == 0):
+        return _outside_scale_format(fmt, policy)
+    rounded = _round_magnitude(magnitude, negative, fmt, mode, random)
+    if rounded > (-fmt.lowest if negative else fmt.largest):
+        return _overflowed(fmt, negative, mode, policy, infinite=False)
+    if rounded == 0:
+        return MINUS_ZERO if negative and fmt.has_negative_zero else Fraction(0)
+    return -rounded if negative else rounded
+
+
+def _round_magnitude(x: Fraction, negative: bool, fmt: Format, mode: Rounding, random: int):
+    """``x`` moved to one of its two neighbours on the grid, continued beyond the largest value."""
+    gap = power(_gap_exponent(x, fmt))
+    lower = x // gap * gap
+    fraction = (x - lower) / gap
+    if lower == 0 and not fmt.has_zero:
+        return gap  # below the smallest value of a format without zero there is only that value
+    even = _code_of_magnitude(lower, fmt) % 2 == 0
+    return lower + gap if _rounds_up(fraction, even, negative, mode, random) else lower
+
+
+def _gap_exponent(x: Fraction, fmt: Format) -> int:
+    if isinstance(fmt, Integer) or x < power(fmt.emin):
+        return fmt.quantum
+    return _exponent(x) - fmt.mantissa_bits
+
+
+def _exponent(x: Fraction) -> int:
+    """floor(log2(x)) for x > 0."""
+    guess = x.numerator.bit_length() - x.denominator.bit_length()
+    return guess if power(guess) <= x else guess - 1
+
+
+def _code_of_magnitude(x: Fraction, fmt: Format) -> int:
+    """The magnitude code of a grid point; it counts on beyond the largest value."""
+    if isinstance(fmt, Integer) or x < power(fmt.emin):
+        return int(x / power(fmt.quantum))
+    exponent = _exponent(x)
+    field = exponent + fmt.bias
+    return (field << fmt.mantissa_bits) + int((x / power(exponent) - 1) * 2**fmt.mantissa_bits)
+
+
+def _rounds_up(fraction: Fraction, even: bool, negative: bool, mode: Rounding, random: int) -> bool:
+    """Whether a magnitude ``fraction`` of a gap above its lower neighbour moves to the upper."""
+    half, inexact = Fraction(1, 2), fraction > 0
+    match mode.mode:
+        case "ties_to_even":
+            return fraction > half or (fraction == half and not even)
+        case "ties_to_away":
+            return fraction >= half
+        case "ties_to_zero":
+            return fraction > half
+        case "ties_to_odd":
+            return fraction > half or (fraction == half and even)
+        case "up":
+            return inexact and not negative
+        case "down":
+            return inexact and negative
+        case "toward_zero":
+            return False
+        case "away_from_zero":
+            return inexact
+        case "to_odd":
+            return inexact and even
+        case "stochastic":
+            return math.floor(fraction * 2**mode.random_bits) + random >= 2**mode.random_bits
+    raise AssertionError(mode)
+
+
+def _overflowed(fmt: Format, negative: bool, mode: Rounding, policy: str, infinite: bool) -> Value:
+    """What a result beyond the largest (or lowest) value becomes."""
+    edge = fmt.lowest if negative else fmt.largest
+    infinity = -INF if negative else INF
+    below_unsigned = negative and not fmt.signed
+    match policy:
+        case "saturate":
+            return edge
+        case "saturate_propagate":
+            keeps = infinite and fmt.infinities and not below_unsigned
+            return infinity if keeps else edge
+    if below_unsigned:
+        return NAN if fmt.has_nan else edge
+    if not infinite and _points_inward(fmt, negative, mode):
+        return edge
+    if fmt.infinities:
+        return infinity
+    return NAN if fmt.has_nan and policy == "ieee" else edge
+
+
+def _points_inward(fmt: Format, negative: bool, mode: Rounding) -> bool:
+    """Whether the mode takes a finite number beyond the edge back to the edge."""
+    match mode.mode:
+        case "toward_zero":
+            return True
+        case "up":
+            return negative
+        case "down":
+            return not negative
+        case "to_odd":  # to whichever of the edge and infinity has the odd code
+            return not fmt.infinities or _code_of_magnitude(fmt.largest, fmt) % 2 == 1
+    return False
+
+
+def _outside_scale_format(fmt: Format, policy: str) -> Value:
+    """Zero and negative numbers in a format whose values are all positive."""
+    if policy in ("saturate", "saturate_propagate"):
+        return fmt.lowest
+    return NAN if fmt.has_nan else fmt.lowest

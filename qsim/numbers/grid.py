@@ -1,0 +1,185 @@
+"""The lowering of formats to arrays, on which rounding computes.
+
+A ``Format`` is a description in Python integers; a ``Grid`` is the same facts as arrays, so that
+they can be traced, stacked and mapped. ``lower`` is the only door from one to the other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, UInt
+
+from qsim.numbers.formats import Float, Format
+
+__all__ = ["CARRIERS", "Carrier", "Grid", "carrier_of", "lower", "stack"]
+
+
+class Carrier(NamedTuple):
+    """An IEEE type in which emulated values travel, by the layout of its bit patterns."""
+
+    name: str
+    bits: int
+    mantissa_bits: int
+    bias: int
+
+    @property
+    def word(self) -> np.dtype:
+        """The unsigned integer type of a bit pattern."""
+        return np.dtype(f"uint{self.bits}")
+
+    @property
+    def sign(self) -> int:
+        """The bit pattern of the sign bit."""
+        return 1 << (self.bits - 1)
+
+    @property
+    def infinity(self) -> int:
+        """The bit pattern of infinity."""
+        return (2 * self.bias + 1) << self.mantissa_bits
+
+    @property
+    def nan(self) -> int:
+        """The bit pattern of the canonical NaN: quiet, positive, without payload."""
+        return self.infinity | 1 << (self.mantissa_bits - 1)
+
+    @property
+    def quantum(self) -> int:
+        """Exponent of the smallest subnormal."""
+        return 1 - self.bias - self.mantissa_bits
+
+
+CARRIERS = {
+    "float32": Carrier("float32", 32, 23, 127),
+    "float64": Carrier("float64", 64, 52, 1023),
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The values of one format, or of a stack of formats, as arrays of shape ``[...]``.
+
+    Bit patterns are those of magnitudes in the carrier (uint32 words for float32, uint64 for
+    float64).
+
+    Invariants:
+
+    - ``mantissa_bits`` is at most the carrier's, ``quantum`` at least the carrier's.
+    - neighbours in the binade of exponent ``E`` are ``2**max(E - mantissa_bits, quantum)`` apart;
+    - ``lowest`` is the magnitude of the lowest finite value, 0 for unsigned formats;
+    - ``overflow`` and ``underflow`` are what lies above ``largest`` and below ``-lowest``:
+      the carrier's infinity or NaN, or the finite edge itself where the format has neither;
+    - ``sign`` is the carrier's sign bit, 0 for unsigned formats, and ``negative_zero`` is the
+      carrier's sign bit where minus zero is a value, else 0;
+    - ``smallest`` is 0, but the smallest value where the format has no zero;
+    - ``parity`` is added to an exponent to get the code's parity where ``mantissa_bits`` is 0.
+
+    The values are ``±k * 2**max(E - mantissa_bits, quantum)`` for integers k, up to the edges.
+    """
+
+    mantissa_bits: Int[Array, "..."] | np.ndarray
+    quantum: Int[Array, "..."] | np.ndarray
+    largest: UInt[Array, "..."] | np.ndarray
+    lowest: UInt[Array, "..."] | np.ndarray
+    overflow: UInt[Array, "..."] | np.ndarray
+    underflow: UInt[Array, "..."] | np.ndarray
+    smallest: UInt[Array, "..."] | np.ndarray
+    sign: UInt[Array, "..."] | np.ndarray
+    negative_zero: UInt[Array, "..."] | np.ndarray
+    parity: Int[Array, "..."] | np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the stack; ``()`` for a single format."""
+        return jnp.shape(self.largest)
+
+
+def carrier_of(grid: Grid) -> Carrier:
+    """The carrier whose bit patterns the grid holds."""
+    bits = np.dtype(jnp.result_type(grid.largest)).itemsize * 8
+    return CARRIERS[f"float{bits}"]
+
+
+def lower(fmt: Format, carrier: str = "float32") -> Grid:
+    """The grid of a format in a carrier; every leaf is a scalar.
+
+    Raises:
+        ValueError: if the carrier cannot hold every value of the format.
+
+    >>> from qsim import parse
+    >>> float(lower(parse("e4m3fn")).largest.view("float32"))
+    448.0
+    """
+    into = CARRIERS[carrier]
+    _require_carried(fmt, into)
+    largest = _bits(fmt.largest, into)
+    lowest = _bits(max(-fmt.lowest, Fraction(0)), into)
+    nan = into.nan if fmt.has_nan else None
+    beyond = into.infinity if fmt.infinities else nan
+    below = beyond if fmt.signed else nan
+    words = {
+        "largest": largest,
+        "lowest": lowest,
+        "overflow": largest if beyond is None else beyond,
+        "underflow": lowest if below is None else below,
+        "smallest": 0 if fmt.has_zero else _bits(fmt.smallest, into),
+        "sign": into.sign if fmt.signed else 0,
+        "negative_zero": into.sign if fmt.has_negative_zero else 0,
+    }
+    # the grid of an integer format is all subnormal: its gaps never widen within the range
+    is_float = isinstance(fmt, Float)
+    integers = {
+        "mantissa_bits": fmt.mantissa_bits if is_float else into.mantissa_bits,
+        "quantum": fmt.quantum,
+        "parity": fmt.bias % 2 if is_float else 0,
+    }
+    return Grid(
+        **{name: np.asarray(word, into.word) for name, word in words.items()},
+        **{name: np.asarray(value, np.int32) for name, value in integers.items()},
+    )
+
+
+def stack(grids: Sequence[Grid]) -> Grid:
+    """One grid with a leading axis, a row for each of ``grids``.
+
+    Raises:
+        ValueError: for an empty sequence or grids of different carriers.
+    """
+    if not grids:
+        raise ValueError("cannot stack zero grids; give at least one format")
+    if len({carrier_of(grid).name for grid in grids}) > 1:
+        raise ValueError("cannot stack grids of different carriers; lower all to float64")
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *grids)
+
+
+def _require_carried(fmt: Format, carrier: Carrier) -> None:
+    """Every value of the format must be a value of the carrier."""
+    name, limits = carrier.name, None
+    edge = max(fmt.largest, -fmt.lowest)
+    if fmt.precision > carrier.mantissa_bits + 1:
+        limits = f"its precision is {fmt.precision} bits, {name} has {carrier.mantissa_bits + 1}"
+    elif edge >= Fraction(2) ** (carrier.bias + 1):
+        limits = f"its largest value is beyond the largest {name}"
+    elif fmt.quantum < carrier.quantum:
+        limits = f"its smallest value is below 2^{carrier.quantum}, the smallest {name}"
+    elif isinstance(fmt, Float) and fmt.emin < -carrier.bias:
+        limits = f"its normal values begin below 2^-{carrier.bias}, where {name} loses precision"
+    if limits:
+        remedy = (
+            "enable x64 (jax.config.update('jax_enable_x64', True)) and pass float64 values"
+            if name == "float32"
+            else "no wider carrier exists"
+        )
+        raise ValueError(f"{fmt} cannot be carried in {name}: {limits}; {remedy}")
+
+
+def _bits(value: Fraction, carrier: Carrier) -> int:
+    """The bit pattern of a non-negative value that the carrier holds."""
+    number = np.float64(value.numerator / value.denominator).astype(carrier.name)
+    assert Fraction(float(number)) == value, (value, carrier)
+    return int(number.view(carrier.word))

@@ -1,0 +1,89 @@
+"""The names of rounding modes and overflow policies, and what each of them means.
+
+Rounding moves an exact number to one of the two neighbours that enclose it on the format's grid,
+which is continued beyond the largest value with the same precision. Overflow then decides what
+becomes of a result beyond the largest value. The two are independent choices.
+
+Sources: IEEE 754-2019, 4.3 and 7.4; IEEE P3109 draft, projection; OCP OFP8 1.0, 5.2.
+"""
+
+import difflib
+import re
+from typing import NamedTuple
+
+__all__ = ["OVERFLOWS", "ROUNDINGS", "Rounding", "suggest"]
+
+ROUNDINGS = {
+    "ties_to_even": "nearest; a tie goes to the neighbour whose code is even",
+    "ties_to_away": "nearest; a tie goes away from zero",
+    "ties_to_zero": "nearest; a tie goes toward zero",
+    "ties_to_odd": "nearest; a tie goes to the neighbour whose code is odd",
+    "up": "toward +infinity",
+    "down": "toward -infinity",
+    "toward_zero": "the neighbour of smaller magnitude",
+    "away_from_zero": "the neighbour of larger magnitude",
+    "to_odd": "an inexact number goes to the neighbour whose code is odd (jamming)",
+    "stochastic": "up in magnitude if floor(fraction * 2**n) + R >= 2**n, R uniform in 0..2**n-1",
+}
+
+OVERFLOWS = {
+    "saturate": "the largest finite value, also for infinite input",
+    "saturate_propagate": "as saturate, but infinite input stays infinite where the format can",
+    "ieee": "infinity, or NaN without infinities, or the largest value without either; "
+    "a directed mode that points inward gives the largest value",
+    "p3109": "as ieee, but the largest value in a format without infinities, and NaN for what "
+    "lies below zero in an unsigned format that has a NaN",
+}
+
+MAX_RANDOM_BITS = 32
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """A clause that names the known words nearest to ``word``, or lists all of a few."""
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    if near:
+        return "did you mean " + " or ".join(repr(name) for name in near) + "?"
+    return "known are " + ", ".join(known)
+
+
+class Rounding(NamedTuple):
+    """A rounding mode, with the number of random bits that the stochastic mode draws."""
+
+    mode: str
+    random_bits: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> "Rounding":
+        """The mode named by ``text``: a key of ``ROUNDINGS``, or ``stochastic:N`` with N bits.
+
+        Raises:
+            ValueError: for an unknown mode or a number of bits outside 1..32.
+
+        >>> Rounding.parse("stochastic:8")
+        Rounding(mode='stochastic', random_bits=8)
+        """
+        if not isinstance(text, str):
+            raise TypeError(
+                f"rounding must be a static string such as 'ties_to_even', got {type(text).__name__}"
+            )
+        found = re.fullmatch(r"stochastic(?::(\d{1,4}))?", text)
+        if found:
+            bits = int(found[1] or MAX_RANDOM_BITS)
+            if not 1 <= bits <= MAX_RANDOM_BITS:
+                raise ValueError(f"stochastic rounding draws 1 to 32 random bits, got {bits}")
+            return cls("stochastic", bits)
+        if text not in ROUNDINGS:
+            raise ValueError(f"no rounding mode {text!r}; {suggest(text, list(ROUNDINGS))}")
+        return cls(text)
+
+
+def check_overflow(overflow: str) -> str:
+    """``overflow`` itself, if it names a policy.
+
+    Raises:
+        ValueError: for an unknown policy, naming the near ones.
+    """
+    if not isinstance(overflow, str) or overflow not in OVERFLOWS:
+        hint = suggest(str(overflow), list(OVERFLOWS))
+        raise ValueError(f"no overflow policy {overflow!r}; {hint}")
+    return overflow
