@@ -114,14 +114,12 @@ def round_exact(
     if isinstance(x, float) and math.isinf(x):
         return _overflowed(fmt, negative, mode, policy, infinite=True)
     magnitude = abs(Fraction(x))
-    if not fmt.has_zero and (negative or magnitude == 0):
-        return _outside_scale_format(fmt, policy)
     rounded = _round_magnitude(magnitude, negative, fmt, mode, random)
-    if rounded > (-fmt.lowest if negative else fmt.largest):
+    if rounded > (max(-fmt.lowest, 0) if negative and magnitude else fmt.largest):
         return _overflowed(fmt, negative, mode, policy, infinite=False)
     if rounded == 0:
         return MINUS_ZERO if negative and fmt.has_negative_zero else Fraction(0)
-    return -rounded if negative else rounded
+    return -rounded if negative and fmt.signed else rounded
 
 
 def _round_magnitude(x: Fraction, negative: bool, fmt: Format, mode: Rounding, random: int):
@@ -130,7 +128,7 @@ def _round_magnitude(x: Fraction, negative: bool, fmt: Format, mode: Rounding, r
     lower = x // gap * gap
     fraction = (x - lower) / gap
     if lower == 0 and not fmt.has_zero:
-        return gap  # below the smallest value of a format without zero there is only that value
+        return gap  # a format without zero has only its smallest value here
     even = _code_of_magnitude(lower, fmt) % 2 == 0
     return lower + gap if _rounds_up(fraction, even, negative, mode, random) else lower
 
@@ -216,9 +214,3 @@ def _points_inward(fmt: Format, negative: bool, mode: Rounding) -> bool:
             return not fmt.infinities or _code_of_magnitude(fmt.largest, fmt) % 2 == 1
     return False
 
-
-def _outside_scale_format(fmt: Format, policy: str) -> Value:
-    """Zero and negative numbers in a format whose values are all positive."""
-    if policy in ("saturate", "saturate_propagate"):
-        return fmt.lowest
-    return NAN if fmt.has_nan else fmt.lowest

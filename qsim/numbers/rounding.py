@@ -13,8 +13,6 @@ Sources: the definitions in ``qsim.numbers.exact``, which this equals.
 """
 
 from functools import partial
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -175,22 +173,6 @@ def _straight_through_jvp(mode, policy, gradient, primals, tangents):
 # --- the kernel -----------------------------------------------------------------------------
 
 
-class Gap(NamedTuple):
-    """Where a magnitude lies between its two neighbours.
-
-    Bit patterns: ``ulp`` is the distance of the neighbours, ``odd`` is 1 where the lower
-    neighbour's code is odd, else 0; ``first`` and ``half`` are the patterns of the grid's smallest
-    gap and of half of it (0 where the carrier has none).
-    """
-
-    magnitude: Array
-    shift: Array
-    ulp: Array
-    odd: Array
-    first: Array
-    half: Array
-
-
 def round_to_grid(
     x: Float[Array, "..."],
     grid: Grid,
@@ -203,21 +185,19 @@ def round_to_grid(
     carrier = carrier_of(grid)
     bits = lax.bitcast_convert_type(x, carrier.word)
     magnitude, negative = _split(bits, carrier)
-    # a format without zero treats zero as it treats what is negative
-    outside = negative | (magnitude < jnp.minimum(grid.smallest, _word(1, carrier)))
-    gap = _gap(magnitude, grid, carrier)
-    rounded = jnp.where(
-        magnitude < gap.first,
-        jnp.where(_first_gap_rounds_up(gap, negative, mode, random, carrier), gap.first, 0),
-        (magnitude + _offset(gap, negative, mode, random, carrier)) & ~(gap.ulp - _word(1, carrier)),
-    )
-    rounded = jnp.maximum(rounded, grid.smallest)
-    edge = jnp.where(outside, grid.lowest, grid.largest)
-    beyond = _beyond(magnitude, outside, edge, grid, mode, policy, carrier)
-    rounded = jnp.maximum(jnp.where(rounded > edge, beyond, rounded), grid.smallest)
+    first = _power_bits(grid.quantum, carrier)
+    # what lies in the first gap and does not fall to zero rounds as the first grid point does
+    at_least_first = jnp.maximum(magnitude, first)
+    shift, odd = _gap(at_least_first, grid, carrier)
+    mask = _word(2**carrier.bits - 1, carrier) << shift
+    rounded = (at_least_first + _offset(~mask, odd, shift, negative, mode, random)) & mask
+    leaves_zero = _leaves_zero(magnitude, negative, first, grid, mode, random, carrier)
+    rounded = jnp.where(leaves_zero, rounded, _word(0, carrier))
+    rounded = _overflowed(rounded, magnitude, negative, grid, mode, policy, carrier)
     sign = bits & jnp.where(rounded == 0, grid.negative_zero, grid.sign)
-    is_nan = (magnitude > carrier.infinity) | (rounded > carrier.infinity)
-    result = jnp.where(is_nan, _word(carrier.nan, carrier), rounded | sign)
+    result = jnp.where(magnitude > carrier.infinity, _word(carrier.nan, carrier), rounded | sign)
+    if policy in ("ieee", "p3109"):
+        result = jnp.where(rounded > carrier.infinity, _word(carrier.nan, carrier), result)
     return lax.bitcast_convert_type(result, x.dtype)
 
 
@@ -226,30 +206,8 @@ def _word(value: int, carrier: Carrier) -> np.generic:
 
 
 def _split(bits: Array, carrier: Carrier) -> tuple[Array, Array]:
-    """The magnitude's bit pattern, and whether the sign bit is set."""
-    return bits & _word(carrier.sign - 1, carrier), bits >= _word(carrier.sign, carrier)
-
-
-def _gap(magnitude: Array, grid: Grid, carrier: Carrier) -> Gap:
-    """The gap of each magnitude, from its exponent field.
-
-    In units of the exponent field the lowest binade of full precision has the number ``floor``;
-    below it gaps are as wide as there. Below the carrier's own lowest binade, 1, a step of the
-    bit pattern no longer halves.
-    """
-    word = carrier.word
-    floor = grid.quantum + grid.mantissa_bits + carrier.bias
-    field = lax.convert_element_type(magnitude >> carrier.mantissa_bits, jnp.int32)
-    binade = jnp.maximum(field, floor)
-    shift = binade - jnp.maximum(field, 1) + (carrier.mantissa_bits - grid.mantissa_bits)
-    shift = lax.convert_element_type(shift, word)
-    ulp = _word(1, carrier) << shift
-    implicit = magnitude | _word(1 << carrier.mantissa_bits, carrier)
-    # one bit of precision has no stored fraction: there the exponent tells odd codes from even
-    exponent_odd = (binade - carrier.bias + grid.parity) | jnp.int32(grid.mantissa_bits > 0)
-    odd = (implicit >> shift) & lax.convert_element_type(exponent_odd, word) & _word(1, carrier)
-    first, half = (_power_bits(grid.quantum - below, carrier) for below in (0, 1))
-    return Gap(magnitude, shift, ulp, odd, first, half)
+    """The magnitude's bit pattern, and whether the number is below zero."""
+    return bits & _word(carrier.sign - 1, carrier), bits > _word(carrier.sign, carrier)
 
 
 def _power_bits(exponent: Array, carrier: Carrier) -> Array:
@@ -263,94 +221,131 @@ def _power_bits(exponent: Array, carrier: Carrier) -> Array:
     )
 
 
-def _offset(gap: Gap, negative: Array, mode: Rounding, random, carrier: Carrier) -> Array:
-    """What is added to a magnitude before the bits below its ulp are cut; always below the ulp.
+def _shift(magnitude: Array, grid: Grid, carrier: Carrier) -> Array:
+    """How many low bits of a magnitude's pattern lie below its gap.
 
-    Where the ulp is 1 every magnitude is a grid point and every offset is 0.
+    In units of the exponent field the lowest binade of full precision has the number ``floor``;
+    below it gaps are as wide as there. Below the carrier's own lowest binade, 1, a step of the
+    bit pattern no longer halves.
     """
-    one, zero = _word(1, carrier), _word(0, carrier)
+    floor = grid.quantum + grid.mantissa_bits + carrier.bias
+    field = lax.convert_element_type(magnitude >> carrier.mantissa_bits, jnp.int32)
+    excess = jnp.maximum(field, floor) - jnp.maximum(field, 1)
+    shift = excess + (carrier.mantissa_bits - grid.mantissa_bits)
+    return lax.convert_element_type(shift, carrier.word)
+
+
+def _gap(magnitude: Array, grid: Grid, carrier: Carrier) -> tuple[Array, Array]:
+    """The shift of a magnitude's gap, and 1 where its lower neighbour's code is odd, else 0.
+
+    A code is odd where the last bit of the significand is, the implicit bit being always set.
+    With one bit of precision there is no other bit, and the exponent tells odd codes from even:
+    in the pattern, the last bit of the exponent field, or for the carrier's highest subnormal
+    binade (field 0) the bit below it.
+    """
+    shift = _shift(magnitude, grid, carrier)
+    implicit = 1 << carrier.mantissa_bits
+    exponent = _word(2**carrier.bits - implicit, carrier)
+    flipped = jnp.where(grid.parity % 2 == carrier.bias % 2, 0, _word(implicit * 3 // 2, carrier))
+    one_bit = grid.mantissa_bits == 0
+    keep = jnp.where(one_bit, exponent, ~_word(implicit, carrier))
+    flip = jnp.where(one_bit, flipped, _word(implicit, carrier))
+    return shift, (((magnitude & keep) ^ flip) >> shift) & _word(1, carrier)
+
+
+def _offset(cut: Array, odd: Array, shift: Array, negative: Array, mode: Rounding, random) -> Array:
+    """What is added to a magnitude before the bits ``cut`` below its gap are masked off.
+
+    ``cut`` is one less than the gap, and no offset is larger: grid points stay where they are.
+    """
+    zero = jnp.zeros_like(cut)
     match mode.mode:
         case "ties_to_even":
-            return (gap.ulp - one + gap.odd) >> 1
+            return (cut + odd) >> 1
         case "ties_to_away":
-            return gap.ulp >> 1
+            return (cut >> 1) + (cut & 1)
         case "ties_to_zero":
-            return (gap.ulp - one) >> 1
+            return cut >> 1
         case "ties_to_odd":
-            return (gap.ulp - gap.odd) >> 1
+            return (cut >> 1) + (cut & ~odd & 1)
         case "up":
-            return jnp.where(negative, zero, gap.ulp - one)
+            return jnp.where(negative, zero, cut)
         case "down":
-            return jnp.where(negative, gap.ulp - one, zero)
+            return jnp.where(negative, cut, zero)
         case "toward_zero":
-            return jnp.zeros_like(gap.ulp)
+            return zero
         case "away_from_zero":
-            return gap.ulp - one
+            return cut
         case "to_odd":
-            return jnp.where(gap.odd == one, zero, gap.ulp - one)
+            return jnp.where(odd == 1, zero, cut)
         case "stochastic":
-            aligned = lax.convert_element_type(random, carrier.word) << (carrier.bits - 32)
-            return aligned >> (carrier.bits - gap.shift)
+            width = np.dtype(cut.dtype).itemsize * 8
+            aligned = lax.convert_element_type(random, cut.dtype) << (width - 32)
+            return aligned >> (width - shift)
     raise AssertionError(mode)
 
 
-def _first_gap_rounds_up(gap: Gap, negative: Array, mode: Rounding, random, carrier: Carrier):
-    """Whether a magnitude between zero and the smallest gap rounds to the gap; zero never does."""
-    inexact = gap.magnitude > 0
+def _leaves_zero(magnitude, negative, first, grid: Grid, mode: Rounding, random, carrier: Carrier):
+    """Whether a magnitude rounds to a grid point other than zero.
+
+    Beyond the first gap every magnitude does, and without a zero in the format all do.
+    """
+    one = _word(1, carrier)
+    half = _power_bits(grid.quantum - 1, carrier)
+    inside = None
     match mode.mode:
         case "ties_to_even" | "ties_to_zero":
-            return gap.magnitude > gap.half
+            least = half + one
         case "ties_to_away" | "ties_to_odd":
-            return (gap.magnitude >= gap.half) & inexact
+            least = jnp.maximum(half, one)
         case "up":
-            return inexact & ~negative
+            least = jnp.where(negative, first, one)
         case "down":
-            return inexact & negative
+            least = jnp.where(negative, one, first)
         case "toward_zero":
-            return jnp.zeros_like(inexact)
+            least = first
         case "away_from_zero" | "to_odd":
-            return inexact
+            least = one
         case "stochastic":
-            fraction = _first_gap_fraction(gap, carrier)
-            return fraction + random < fraction  # the sum carries out of 32 bits
-    raise AssertionError(mode)
+            least = first
+            fraction = _first_gap_fraction(magnitude, grid, carrier)
+            inside = fraction + random < fraction  # the sum carries out of 32 bits
+    leaves = magnitude >= jnp.where(grid.smallest > 0, _word(0, carrier), least)
+    return leaves if inside is None else leaves | inside
 
 
-def _first_gap_fraction(gap: Gap, carrier: Carrier) -> UInt[Array, "..."]:
+def _first_gap_fraction(magnitude: Array, grid: Grid, carrier: Carrier) -> UInt[Array, "..."]:
     """floor(fraction * 2**32) of a magnitude below the smallest gap.
 
-    With its implicit bit the magnitude is ``significand * 2**-shift'`` of the gap.
+    The fraction is the significand, the implicit bit included, times ``2**-shift``.
     """
     stored = carrier.mantissa_bits
-    field = gap.magnitude >> stored
-    significand = gap.magnitude & _word((1 << stored) - 1, carrier)
-    significand = significand | (jnp.minimum(field, _word(1, carrier)) << stored)
-    # gap.shift counts from the gap's own binade, as if the precision there were full
-    down = gap.shift
-    wide = jnp.where(
-        down >= 32,
-        significand >> (down - _word(32, carrier)),
-        significand << (_word(32, carrier) - down),
-    )
+    implicit = jnp.minimum(magnitude >> stored, _word(1, carrier)) << stored
+    significand = (magnitude & _word((1 << stored) - 1, carrier)) | implicit
+    shift, width = _shift(magnitude, grid, carrier), _word(32, carrier)
+    wide = jnp.where(shift >= 32, significand >> (shift - width), significand << (width - shift))
     return lax.convert_element_type(wide, jnp.uint32)
 
 
-def _beyond(magnitude, negative, edge, grid: Grid, mode: Rounding, policy: str, carrier: Carrier):
-    """The magnitude that a result beyond the edge becomes."""
-    infinity = _word(carrier.infinity, carrier)
+def _overflowed(rounded, magnitude, negative, grid: Grid, mode: Rounding, policy: str, carrier):
+    """The rounded magnitude, or what the policy makes of it beyond the largest or lowest value."""
+    edge = jnp.where(negative, jnp.maximum(grid.lowest, grid.smallest), grid.largest)
     if policy == "saturate":
-        return edge
-    above = jnp.where(negative, grid.underflow, grid.overflow)
+        return jnp.minimum(rounded, edge)
+    infinity = _word(carrier.infinity, carrier)
+    beyond = jnp.where(negative, grid.underflow, grid.overflow)
     if policy == "saturate_propagate":
-        return jnp.where((magnitude == infinity) & (above == infinity), above, edge)
+        keeps = (magnitude == infinity) & (beyond == infinity)
+        return jnp.where(keeps, infinity, jnp.minimum(rounded, edge))
+    below_unsigned = negative & (grid.sign == 0)
     if policy == "p3109":
-        unsigned_below = negative & (grid.sign == 0)
-        above = jnp.where((above == infinity) | unsigned_below, above, edge)
+        beyond = jnp.where((beyond == infinity) | below_unsigned, beyond, edge)
     inward = _points_inward(negative, grid, mode, carrier)
-    if inward is None:
-        return above
-    signed = ~negative | (grid.sign != 0)
-    return jnp.where(inward & (magnitude < infinity) & signed, edge, above)
+    if inward is not None:
+        back = inward & (magnitude < infinity) & ~below_unsigned
+        beyond = jnp.where(back, edge, beyond)
+    limit = jnp.where(negative, grid.lowest, grid.largest)
+    return jnp.where(rounded > limit, beyond, rounded)
 
 
 def _points_inward(negative, grid: Grid, mode: Rounding, carrier: Carrier):
@@ -363,6 +358,6 @@ def _points_inward(negative, grid: Grid, mode: Rounding, carrier: Carrier):
         case "down":
             return ~negative
         case "to_odd":
-            odd = _gap(grid.largest, grid, carrier).odd == 1
-            return jnp.broadcast_to(odd | (grid.overflow != carrier.infinity), negative.shape)
+            _, odd = _gap(grid.largest, grid, carrier)
+            return (odd == 1) | (grid.overflow != carrier.infinity)
     return None
