@@ -1,0 +1,1 @@
+"""Subjects: models with real weights and real data, whose numerics are worth studying."""
