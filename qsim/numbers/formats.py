@@ -19,6 +19,7 @@ Source of the terms: IEEE 754-2019, sections 2.1 and 3.3; OCP Microscaling Forma
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from typing import Literal
 
 __all__ = ["Float", "Format", "Integer", "power"]
@@ -28,6 +29,7 @@ NaNs = Literal["ieee", "top", "negative_zero", "none"]
 MAX_CODE_BITS = 64
 
 
+@cache
 def power(exponent: int) -> Fraction:
     """Two to an integer power, exactly.
 

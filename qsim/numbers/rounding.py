@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, UInt
+from jaxtyping import Array, Bool, Float, UInt
 
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import CARRIERS, Carrier, Grid, carrier_of, lower
@@ -62,8 +62,7 @@ def quantize(
     [0.3125, 1.25, 448.0]
     """
     mode, policy = Rounding.parse(rounding), check_overflow(overflow)
-    if gradient not in GRADIENTS:
-        raise ValueError(f"no gradient {gradient!r}; choose 'clipped' or 'identity'")
+    check_gradient(gradient)
     if (key is None) == (mode.mode == "stochastic"):
         need = "needs a random key: pass key=jax.random.key(0)" if key is None else "takes no key"
         raise ValueError(f"rounding={rounding!r} {need}")
@@ -86,9 +85,20 @@ def _quantize_to_format(x, fmt: Format, mode: Rounding, policy: str, key, gradie
         grid, wide = lower(fmt, dtype.name), x
     else:
         _require_held(fmt, dtype)
-        grid, wide = lower(fmt), _widen(x)
+        grid, wide = lower(fmt), widen(x)
     random = None if key is None else random_words(key, x.shape, mode)
     return _straight_through(mode, policy, gradient, wide, grid, random).astype(dtype)
+
+
+def check_gradient(gradient: str) -> str:
+    """``gradient`` itself, if it names a straight-through estimator.
+
+    Raises:
+        ValueError: for an unknown one.
+    """
+    if gradient not in GRADIENTS:
+        raise ValueError(f"no gradient {gradient!r}; choose 'clipped' or 'identity'")
+    return gradient
 
 
 # --- what may come in -----------------------------------------------------------------------
@@ -135,12 +145,9 @@ def _require_held(fmt: Format, dtype: np.dtype) -> None:
         )
 
 
-def _widen(x: Array) -> Array:
-    """A 16-bit float as float32, exactly; bfloat16 by its bits, since casts may be elided."""
-    if x.dtype == jnp.bfloat16:
-        bits = lax.bitcast_convert_type(x, jnp.uint16).astype(jnp.uint32) << 16
-        return lax.bitcast_convert_type(bits, jnp.float32)
-    return x.astype(jnp.float32)
+def widen(x: Array) -> Array:
+    """A 16-bit float as float32, exactly; wider floats as they are."""
+    return x.astype(jnp.float32) if x.dtype in (np.float16, jnp.bfloat16) else x
 
 
 def random_words(key: Array, shape: tuple[int, ...], mode: Rounding) -> UInt[Array, "..."]:
@@ -163,11 +170,15 @@ def _straight_through_jvp(mode, policy, gradient, primals, tangents):
     rounded = _straight_through(mode, policy, gradient, x, grid, random)
     tangent = tangents[0]
     if gradient == "clipped":
-        carrier = carrier_of(grid)
-        magnitude, negative = _split(lax.bitcast_convert_type(x, carrier.word), carrier)
-        inside = magnitude <= jnp.where(negative, grid.lowest, grid.largest)
-        tangent = jnp.where(inside, tangent, jnp.zeros_like(tangent))
+        tangent = jnp.where(inside_range(x, grid), tangent, jnp.zeros_like(tangent))
     return rounded, tangent
+
+
+def inside_range(x: Float[Array, "..."], grid: Grid) -> Bool[Array, "..."]:
+    """Whether each of ``x`` lies between the lowest and the largest value of a grid."""
+    carrier = carrier_of(grid)
+    magnitude, negative = _split(lax.bitcast_convert_type(x, carrier.word), carrier)
+    return magnitude <= jnp.where(negative, grid.lowest, grid.largest)
 
 
 # --- the kernel -----------------------------------------------------------------------------

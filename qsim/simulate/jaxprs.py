@@ -1,0 +1,274 @@
+"""Jaxprs: tracing a function, and the structure of equations that hold other jaxprs.
+
+The only module that knows the layout of jaxprs and of the primitives' parameters; written for
+JAX 0.10. Everything else in ``qsim.simulate`` sees equations, values and ``Region`` records.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+
+__all__ = [
+    "ClosedJaxpr",
+    "Jaxpr",
+    "JaxprEqn",
+    "Literal",
+    "Region",
+    "Traced",
+    "Var",
+    "bind",
+    "rebuild",
+    "regions",
+    "trace",
+]
+
+# --- tracing --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A function traced at some arguments.
+
+    Attributes:
+        jaxpr: the closed jaxpr over the array arguments.
+        arrays: the array arguments, flat.
+        paths: for each of them its position and its path, such as ``(0, "params/up/kernel")``.
+        out_tree: the structure of the result.
+    """
+
+    jaxpr: ClosedJaxpr
+    arrays: list[Any]
+    paths: list[tuple[int, str]]
+    out_tree: Any
+
+
+def trace(fn: Callable, args: tuple, kwargs: dict) -> Traced:
+    """``fn`` traced at its array arguments; Python scalars, strings and None stay as they are."""
+    leaves, tree = jax.tree_util.tree_flatten_with_path((args, kwargs))
+    dynamic = [index for index, (_, leaf) in enumerate(leaves) if _is_array(leaf)]
+
+    def flat(*arrays):
+        values = [leaf for _, leaf in leaves]
+        for index, array in zip(dynamic, arrays, strict=True):
+            values[index] = array
+        args, kwargs = jax.tree.unflatten(tree, values)
+        return fn(*args, **kwargs)
+
+    arrays = [leaves[index][1] for index in dynamic]
+    jaxpr, shape = jax.make_jaxpr(flat, return_shape=True)(*arrays)
+    paths = [_argument_path(leaves[index][0]) for index in dynamic]
+    return Traced(jaxpr, arrays, paths, jax.tree.structure(shape))
+
+
+def _is_array(leaf: object) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
+
+
+def _argument_path(keys: Sequence[Any]) -> tuple[int, str]:
+    """The position of an argument (-1 for keywords) and the path of a leaf inside it."""
+    first, position, *inner = keys
+    parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in inner]
+    named = [part for part in parts if part not in ("value", ".value")]
+    return (position.idx if first.idx == 0 else -1), "/".join(named)
+
+
+def scope(eqn: JaxprEqn) -> str:
+    """The name scopes of an equation inside its jaxpr, without the marks of transformations.
+
+    >>> strip_transformations("transpose(jvp(Model))/up")
+    'Model/up'
+    """
+    return strip_transformations(str(eqn.source_info.name_stack))
+
+
+def strip_transformations(name: str) -> str:
+    """A name stack without ``jvp(...)``, ``vmap(...)`` and the like around its scopes."""
+    before = None
+    while name != before:
+        before, name = name, re.sub(r"\b[a-z_]+\(([^()]*)\)", r"\1", name)
+    return "/".join(part for part in name.split("/") if part)
+
+
+def place(eqn: JaxprEqn) -> str:
+    """Where in the user's program an equation stands, as ``file:line``, for messages."""
+    traceback = eqn.source_info.traceback
+    frames = traceback.frames if traceback else []
+    for frame in frames:
+        if not re.search(r"/(jax|flax|qsim)/", frame.file_name):
+            return f"{frame.file_name.rsplit('/', 1)[-1]}:{frame.line_num}"
+    return "an unknown place"
+
+
+# --- the structure of equations that hold jaxprs --------------------------------------------
+
+
+@dataclass(frozen=True)
+class Region:
+    """A jaxpr inside an equation, and how values flow in and out of it.
+
+    Attributes:
+        jaxpr: the inner jaxpr.
+        inputs: for each of its inputs, the index of the equation's input it starts from.
+        outputs: for each of its outputs, the index of the equation's output, or None.
+        feedback: pairs (output, input) of the inner jaxpr: what loops carry.
+        repeats: how often one run of the equation runs it (1 where that is unknown).
+    """
+
+    jaxpr: ClosedJaxpr
+    inputs: tuple[int, ...]
+    outputs: tuple[int | None, ...]
+    feedback: tuple[tuple[int, int], ...] = ()
+    repeats: int = 1
+
+
+CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "remat")
+CUSTOM = ("custom_jvp_call", "custom_vjp_call")
+STRUCTURED = (*CALLS, *CUSTOM, "scan", "while", "cond")
+
+
+def regions(eqn: JaxprEqn) -> list[Region]:
+    """The jaxprs inside an equation; none for ordinary operations.
+
+    The flow through a primitive that is not known here is taken to be that of a call, if the
+    numbers of inputs and outputs fit.
+    """
+    name, params = eqn.primitive.name, eqn.params
+    inputs, outputs = tuple(range(len(eqn.invars))), tuple(range(len(eqn.outvars)))
+    if name == "scan":
+        body, consts, carry = params["jaxpr"], params["num_consts"], params["num_carry"]
+        feedback = tuple((index, consts + index) for index in range(carry))
+        return [Region(body, inputs, outputs, feedback, params["length"])]
+    if name == "while":
+        first, second = params["cond_nconsts"], params["body_nconsts"]
+        carry = inputs[first + second :]
+        feedback = tuple((index, second + index) for index in range(len(carry)))
+        test, body = params["cond_jaxpr"], params["body_jaxpr"]
+        return [
+            Region(body, inputs[first : first + second] + carry, outputs, feedback),
+            Region(test, inputs[:first] + carry, (None,)),
+        ]
+    if name == "cond":
+        return [Region(branch, inputs[1:], outputs) for branch in params["branches"]]
+    return [
+        Region(_closed(jaxpr), inputs, outputs)
+        for jaxpr in inner_jaxprs(eqn)
+        if len(_closed(jaxpr).jaxpr.invars) == len(inputs)
+        and len(_closed(jaxpr).jaxpr.outvars) == len(outputs)
+    ]
+
+
+def inner_jaxprs(eqn: JaxprEqn) -> list[ClosedJaxpr | Jaxpr]:
+    """Every jaxpr among an equation's parameters."""
+    found = []
+    for value in eqn.params.values():
+        candidates = value if isinstance(value, tuple | list) else [value]
+        found += [each for each in candidates if isinstance(each, ClosedJaxpr | Jaxpr)]
+    return found
+
+
+def _closed(jaxpr: ClosedJaxpr | Jaxpr) -> ClosedJaxpr:
+    return jaxpr if isinstance(jaxpr, ClosedJaxpr) else ClosedJaxpr(jaxpr, ())
+
+
+# --- running equations ----------------------------------------------------------------------
+
+
+def bind(eqn: JaxprEqn, values: Sequence[Any], **changed: Any) -> list[Any]:
+    """The results of an equation at values, some of its parameters changed."""
+    subfuns, params = (), eqn.primitive.get_bind_params(eqn.params)
+    if isinstance(params, tuple):  # before JAX 0.10 the inner functions came apart
+        subfuns, params = params
+    with eqn.ctx.manager:
+        results = eqn.primitive.bind(*subfuns, *values, **{**params, **changed})
+    return list(results) if eqn.primitive.multiple_results else [results]
+
+
+def rebuild(eqn: JaxprEqn, values: list[Any], run: Callable[..., list[Any]], step: bool):
+    """The results of a structured equation with its regions run by ``run``.
+
+    Args:
+        eqn: an equation whose primitive is one of ``STRUCTURED``.
+        values: its inputs.
+        run: ``run(region_number, step, *inputs)`` gives the outputs of a region.
+        step: whether ``run`` wants to know the number of the loop's iteration, which is then
+            carried along; otherwise it gets None.
+    """
+    name = eqn.primitive.name
+    if name == "scan":
+        return _scan(eqn.params, values, run, step)
+    if name == "while":
+        return _while(eqn.params, values, run, step)
+    if name == "cond":
+        index, *rest = values
+        count = len(eqn.params["branches"])
+        branches = [lambda *inputs, n=n: run(n, None, *inputs) for n in range(count)]
+        return lax.switch(index, branches, *rest)
+    if name in CUSTOM:
+        return _custom(eqn, values, run)
+
+    def called(*inputs):
+        return run(0, None, *inputs)
+
+    if name in ("remat2", "checkpoint", "remat"):
+        options = {"policy": eqn.params["policy"], "prevent_cse": eqn.params["prevent_cse"]}
+        return jax.checkpoint(called, **options)(*values)
+    return called(*values)  # what was compiled on its own becomes part of its surroundings
+
+
+def _scan(params: dict, values: list[Any], run: Callable, step: bool) -> list[Any]:
+    consts, carry = params["num_consts"], params["num_carry"]
+    fixed, initial, scanned = values[:consts], values[consts : consts + carry], values[consts + carry :]
+
+    def body(state, slices):
+        number, *carried = state
+        outputs = run(0, number if step else None, *fixed, *carried, *slices)
+        return [number + 1, *outputs[:carry]], outputs[carry:]
+
+    options = {"length": params["length"], "reverse": params["reverse"], "unroll": params["unroll"]}
+    (_, *final), stacked = lax.scan(body, [jnp.int32(0), *initial], scanned, **options)
+    return [*final, *stacked]
+
+
+def _while(params: dict, values: list[Any], run: Callable, step: bool) -> list[Any]:
+    first, second = params["cond_nconsts"], params["body_nconsts"]
+    of_test, of_body, initial = values[:first], values[first : first + second], values[first + second :]
+
+    def test(state):
+        number, *carried = state
+        return run(1, number if step else None, *of_test, *carried)[0]
+
+    def body(state):
+        number, *carried = state
+        return [number + 1, *run(0, number if step else None, *of_body, *carried)]
+
+    return lax.while_loop(test, body, [jnp.int32(0), *initial])[1:]
+
+
+def _custom(eqn: JaxprEqn, values: list[Any], run: Callable) -> list[Any]:
+    """A function with a derivative rule of its own: the value is run anew, the rule is kept."""
+
+    def original(*inputs):
+        return bind(eqn, inputs)
+
+    if eqn.primitive.name == "custom_jvp_call":
+        forward = jax.custom_jvp(lambda *inputs: run(0, None, *inputs))
+
+        @forward.defjvp
+        def _(primals, tangents):
+            return forward(*primals), jax.jvp(original, primals, tangents)[1]
+
+        return forward(*values)
+
+    forward = jax.custom_vjp(lambda *inputs: run(0, None, *inputs))
+    forward.defvjp(
+        lambda *inputs: (forward(*inputs), inputs),
+        lambda inputs, cotangents: jax.vjp(original, *inputs)[1](cotangents),
+    )
+    return forward(*values)

@@ -1,0 +1,157 @@
+"""What the operations of a program get: quantizers, and the policy that hands them out.
+
+Both are pytrees whose leaves are grids and whose modes are static, so that policies of the same
+modes stack, and a sweep over them is one computation.
+"""
+
+import zlib
+from dataclasses import dataclass, field
+
+import jax
+from jaxtyping import Array, Float
+
+from qsim.numbers.formats import Float as FloatFormat
+from qsim.numbers.formats import Format, Integer
+from qsim.numbers.grid import Grid, carrier_of, lower
+from qsim.numbers.modes import Rounding, check_overflow
+from qsim.numbers.rounding import check_gradient, random_words, widen
+from qsim.numbers.specs import parse
+from qsim.scales.tensor import check_scale, quantize_scaled
+
+__all__ = ["Policy", "Quantizer", "as_policy", "policy", "site_key"]
+
+
+def _static(default: str):
+    return field(default=default, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Quantizer:
+    """How one tensor is rounded: to a grid, with a mode, an overflow policy and a scale.
+
+    Attributes:
+        grid: the grid, a single one or a stack of them; the only array leaves.
+        rounding, overflow, gradient: as for ``qsim.quantize``.
+        scale: a rule of ``qsim.scales.tensor.SCALES``.
+    """
+
+    grid: Grid
+    rounding: str = _static("ties_to_even")
+    overflow: str = _static("saturate")
+    scale: str = _static("none")
+    gradient: str = _static("clipped")
+
+    def __call__(self, x: Float[Array, "..."], key: Array | None = None) -> Float[Array, "..."]:
+        """``x`` rounded, in the grid's carrier: float16 and bfloat16 come back as float32.
+
+        Raises:
+            TypeError: if ``x`` is wider than the grid's carrier.
+            ValueError: if stochastic rounding has no key.
+        """
+        mode, carrier = Rounding.parse(self.rounding), carrier_of(self.grid)
+        if mode.mode == "stochastic" and key is None:
+            raise ValueError("stochastic rounding needs a random key: simulate(..., key=key)")
+        x = widen(x) if carrier.name == "float32" else x.astype(carrier.name)
+        if x.dtype != carrier.name:
+            raise TypeError(
+                f"the policy's grids are carried in {carrier.name}, but an operand is {x.dtype}: "
+                f"make the policy with carrier='{x.dtype}'"
+            )
+        random = random_words(key, x.shape, mode) if mode.mode == "stochastic" else None
+        return quantize_scaled(
+            x,
+            self.grid,
+            scale=self.scale,
+            mode=mode,
+            policy=self.overflow,
+            gradient=self.gradient,
+            random=random,
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """The quantizers of a contraction's operands and of its result; None leaves them alone.
+
+    Attributes:
+        weights: for operands that are computed from parameters only.
+        activations: for operands that depend on the data.
+        outputs: for results.
+    """
+
+    weights: Quantizer | None = None
+    activations: Quantizer | None = None
+    outputs: Quantizer | None = None
+
+
+def policy(
+    *,
+    weights: str | Format | Grid | None = None,
+    activations: str | Format | Grid | None = None,
+    outputs: str | Format | Grid | None = None,
+    rounding: str = "ties_to_even",
+    overflow: str = "saturate",
+    scale: str = "none",
+    gradient: str = "clipped",
+    carrier: str = "float32",
+) -> Policy:
+    """A policy from formats, all of them with the same modes.
+
+    Args:
+        weights, activations, outputs: a spec string, a ``Format``, a ``Grid`` or None.
+        rounding, overflow, gradient: as for ``qsim.quantize``.
+        scale: one scale per tensor: ``"none"``, ``"absmax"`` or ``"power_of_two"``.
+        carrier: the dtype in which the emulated values travel, float32 or float64.
+
+    Raises:
+        ValueError: for an unknown name, or a format that the carrier cannot hold.
+
+    >>> policy(weights="e4m3", activations="e5m2").weights.rounding
+    'ties_to_even'
+    """
+    Rounding.parse(rounding)
+    modes = {
+        "rounding": rounding,
+        "overflow": check_overflow(overflow),
+        "scale": check_scale(scale),
+        "gradient": check_gradient(gradient),
+    }
+    formats = {"weights": weights, "activations": activations, "outputs": outputs}
+    return Policy(
+        **{
+            role: None if fmt is None else Quantizer(grid=_grid(fmt, carrier), **modes)
+            for role, fmt in formats.items()
+        }
+    )
+
+
+def _grid(fmt: str | Format | Grid, carrier: str) -> Grid:
+    if isinstance(fmt, Grid):
+        return fmt
+    return lower(parse(fmt) if isinstance(fmt, str) else fmt, carrier)
+
+
+def as_policy(what: "Policy | str | Format | Grid | None") -> Policy:
+    """A policy as it is; a format stands for itself on weights and activations; None for nothing.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    match what:
+        case Policy():
+            return what
+        case None:
+            return Policy()
+        case str() | FloatFormat() | Integer() | Grid():
+            return policy(weights=what, activations=what)
+    raise TypeError(f"a policy is made by qsim.policy(...) or is a format, got {what!r}")
+
+
+def site_key(key: Array | None, *names: object) -> Array | None:
+    """The random key of a place in a program, by its name and not by its position in a batch."""
+    if key is None:
+        return None
+    return jax.random.fold_in(key, zlib.crc32("/".join(map(str, names)).encode()))
+

@@ -1,0 +1,194 @@
+"""Many policies at once: one trace and one compilation for all that share their structure.
+
+Policies whose modes agree are stacked, and the stack runs through one executable: mapped one
+after the other (constant memory, both cores busy inside each), ``batch`` at a time under ``vmap``
+where a single one would not fill the machine, and shared out over the devices there are.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array
+
+from qsim.simulate.jaxprs import join_arguments, split_arguments
+from qsim.simulate.policy import Policy, as_policy
+from qsim.simulate.transform import simulate
+
+__all__ = ["stream", "sweep"]
+
+AXIS = "policies"
+
+
+def sweep(
+    fn: Callable,
+    policies: Sequence[Any],
+    *,
+    params: int | Sequence[int] | None = None,
+    key: Array | None = None,
+    batch: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Callable:
+    """A function that evaluates ``fn`` under every policy and stacks the results.
+
+    Args:
+        fn: any JAX function.
+        policies: what ``qsim.simulate`` takes: policies, formats or spec strings. Those that
+            differ in more than their formats (rounding mode, scale rule, which roles are
+            quantized) are compiled apart.
+        params, key: as for ``qsim.simulate``.
+        batch: how many policies run side by side under ``vmap``; by default one at a time on
+            CPUs and eight on accelerators.
+        devices: the devices to share the policies out over; by default all local ones.
+
+    The returned function takes ``fn``'s arguments and returns its result with a leading axis, a
+    row for each policy in the given order. A policy that diverges has its NaN in its own row.
+
+    Raises:
+        ValueError: for no policies, or a batch below 1.
+
+    >>> x = jnp.array([[1.1, 2.7]])
+    >>> sweep(lambda p, x: (x @ p["w"]).sum(), ["e2m1f", "e4m3"])({"w": x.T}, x).tolist()
+    [10.0, 8.828125]
+    """
+    options = {"params": params, "key": key, "batch": batch, "devices": devices}
+    plan = _plan(fn, policies, options)
+
+    def swept(*args, **kwargs):
+        rows: list[Any] = [None] * len(policies)
+        for group in plan:
+            stacked = group.run(group.leaves, args, kwargs)
+            for row, place in enumerate(group.places):
+                rows[place] = (stacked, row)
+        return _gather(rows, plan, len(policies))
+
+    return swept
+
+
+def stream(
+    fn: Callable, policies: Sequence[Any], *args, chunk: int = 1, **options
+) -> Iterator[tuple[list[int], Any]]:
+    """The results of a sweep as they come: ``(places, results)`` for ``chunk`` policies at a time.
+
+    Args:
+        fn, policies, options: as for ``sweep``.
+        args: the arguments of ``fn``.
+        chunk: policies in one call of the executable; rounded up to what fills the devices.
+
+    The last chunk is padded to the size of the others, so that it compiles nothing new.
+    """
+    for group in _plan(fn, policies, options):
+        size = math.ceil(chunk / group.width) * group.width
+        for start in range(0, len(group.places), size):
+            places = group.places[start : start + size]
+            rows = [start + n % len(places) for n in range(size)]
+            part = jax.tree.map(lambda leaf, rows=rows: leaf[np.array(rows)], group.leaves)
+            result = jax.block_until_ready(group.run(part, args, {}))
+            yield places, jax.tree.map(lambda leaf, n=len(places): leaf[:n], result)
+
+
+# --- planning -------------------------------------------------------------------------------
+
+
+class _Group:
+    """Policies of one static structure: their places in the sweep, stacked leaves, executable."""
+
+    def __init__(self, places: list[int], policies: list[Policy], fn: Callable, options: dict):
+        self.places = places
+        self.leaves = jax.tree.map(lambda *leaves: np.stack(leaves), *policies)
+        devices = list(options.get("devices") or jax.local_devices())
+        batch = options.get("batch") or (1 if devices[0].platform == "cpu" else 8)
+        devices = devices[: max(1, math.ceil(len(places) / batch))]
+        self.width = batch * len(devices)
+        self._run = partial(_run, fn, options.get("params"), options.get("key"), batch, devices)
+        self._compiled: dict[Any, Callable] = {}
+
+    def run(self, leaves: Policy, args: tuple, kwargs: dict) -> Any:
+        """The results for a stack of policies, a row for each."""
+        arrays, rest = split_arguments(args, kwargs)
+        if rest not in self._compiled:
+            self._compiled[rest] = jax.jit(partial(self._run, rest))
+        return self._compiled[rest](leaves, arrays)
+
+
+def _plan(fn: Callable, policies: Sequence[Any], options: dict) -> list[_Group]:
+    if isinstance(policies, str) or not isinstance(policies, Sequence):
+        raise TypeError(f"policies must be a sequence of policies or formats, got {policies!r}")
+    if not policies:
+        raise ValueError("a sweep needs at least one policy")
+    batch = options.get("batch")
+    if batch is not None and batch < 1:
+        raise ValueError(f"batch is {batch}, but it must be at least 1")
+    chosen = [as_policy(policy) for policy in policies]
+    groups: dict[Any, list[int]] = {}
+    for place, policy in enumerate(chosen):
+        shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(policy))
+        if any(shapes):
+            raise ValueError("a sweep takes single formats; give the rows of a stack one by one")
+        groups.setdefault((jax.tree.structure(policy), _dtypes(policy)), []).append(place)
+    return [
+        _Group(places, [chosen[place] for place in places], fn, options)
+        for places in groups.values()
+    ]
+
+
+def _dtypes(policy: Policy) -> tuple:
+    return tuple(np.dtype(leaf.dtype) for leaf in jax.tree.leaves(policy))
+
+
+# --- running --------------------------------------------------------------------------------
+
+
+def _run(fn, params, key, batch: int, devices, rest, policies: Policy, arrays) -> Any:
+    """The results of ``fn`` for a stack of policies, padded to fill batches and devices."""
+    count = len(jax.tree.leaves(policies)[0]) if jax.tree.leaves(policies) else 1
+    width = batch * len(devices)
+    rows = np.minimum(np.arange(math.ceil(count / width) * width), count - 1)
+    padded = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], policies)
+
+    def one(policy, arrays):
+        args, kwargs = join_arguments(arrays, rest)
+        return simulate(fn, policy, params=params, key=key)(*args, **kwargs)
+
+    def share(policies, arrays):
+        return _map(lambda policy: one(policy, arrays), policies, len(rows) // len(devices), batch)
+
+    if len(devices) > 1:
+        split, whole = PartitionSpec(AXIS), PartitionSpec()
+        mesh = Mesh(np.array(devices), (AXIS,))
+        share = jax.shard_map(
+            share, mesh=mesh, in_specs=(split, whole), out_specs=split, check_vma=False
+        )
+    return jax.tree.map(lambda leaf: leaf[:count], share(padded, arrays))
+
+
+def _map(one: Callable, policies: Policy, count: int, batch: int) -> Any:
+    """``one`` mapped over a stack whose length is a multiple of ``batch``."""
+    if count == batch == 1:
+        result = one(jax.tree.map(lambda leaf: leaf[0], policies))
+        return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), result)
+    if batch == 1:
+        return lax.map(one, policies)
+    batched = jax.tree.map(lambda leaf: leaf.reshape(-1, batch, *leaf.shape[1:]), policies)
+    results = lax.map(jax.vmap(one), batched)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
+
+
+def _gather(rows: list[Any], plan: list[_Group], count: int) -> Any:
+    """The rows of all groups in the order of the policies."""
+    if len(plan) == 1:
+        return rows[0][0]
+    order = np.argsort(np.concatenate([group.places for group in plan]))
+    stacks, seen = [], set()
+    for group in plan:
+        stack = rows[group.places[0]][0]
+        if id(stack) not in seen:
+            seen.add(id(stack))
+            stacks.append(stack)
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[order], *stacks)
