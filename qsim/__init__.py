@@ -6,19 +6,33 @@ from qsim.numbers.grid import Grid, lower, stack
 from qsim.numbers.modes import OVERFLOWS, ROUNDINGS
 from qsim.numbers.rounding import quantize
 from qsim.numbers.specs import parse
+from qsim.scales.tensor import SCALES
+from qsim.simulate.policy import Policy, Quantizer, policy
+from qsim.simulate.sites import Site, sites
+from qsim.simulate.transform import simulate
+from qsim.sweeps.sweep import stream, sweep
 
 __all__ = [
     "OVERFLOWS",
     "ROUNDINGS",
+    "SCALES",
     "Float",
     "Format",
     "Grid",
     "Integer",
     "NoNaNError",
+    "Policy",
+    "Quantizer",
+    "Site",
     "decode",
     "encode",
     "lower",
     "parse",
+    "policy",
     "quantize",
+    "simulate",
+    "sites",
     "stack",
+    "stream",
+    "sweep",
 ]

@@ -7,7 +7,7 @@ JAX 0.10. Everything else in ``qsim.simulate`` sees equations, values and ``Regi
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,10 @@ __all__ = [
     "Traced",
     "Var",
     "bind",
+    "join_arguments",
     "rebuild",
     "regions",
+    "split_arguments",
     "trace",
 ]
 
@@ -49,21 +51,41 @@ class Traced:
     out_tree: Any
 
 
+class Rest(NamedTuple):
+    """What is left of arguments without their arrays; hashable if the others are."""
+
+    tree: Any
+    dynamic: tuple[bool, ...]
+    others: tuple[Any, ...]
+
+
+def split_arguments(args: tuple, kwargs: dict) -> tuple[list[Any], Rest]:
+    """The arrays among arguments, flat, and the rest: Python scalars, strings, None, structure."""
+    leaves, tree = jax.tree.flatten((args, kwargs))
+    dynamic = tuple(map(_is_array, leaves))
+    arrays = [leaf for leaf, is_array in zip(leaves, dynamic, strict=True) if is_array]
+    others = tuple(leaf for leaf, is_array in zip(leaves, dynamic, strict=True) if not is_array)
+    return arrays, Rest(tree, dynamic, others)
+
+
+def join_arguments(arrays: Sequence[Any], rest: Rest) -> tuple[tuple, dict]:
+    """The arguments that ``split_arguments`` took apart, with other arrays in them."""
+    of_arrays, of_others = iter(arrays), iter(rest.others)
+    leaves = [next(of_arrays if is_array else of_others) for is_array in rest.dynamic]
+    return jax.tree.unflatten(rest.tree, leaves)
+
+
 def trace(fn: Callable, args: tuple, kwargs: dict) -> Traced:
     """``fn`` traced at its array arguments; Python scalars, strings and None stay as they are."""
-    leaves, tree = jax.tree_util.tree_flatten_with_path((args, kwargs))
-    dynamic = [index for index, (_, leaf) in enumerate(leaves) if _is_array(leaf)]
+    arrays, rest = split_arguments(args, kwargs)
 
     def flat(*arrays):
-        values = [leaf for _, leaf in leaves]
-        for index, array in zip(dynamic, arrays, strict=True):
-            values[index] = array
-        args, kwargs = jax.tree.unflatten(tree, values)
+        args, kwargs = join_arguments(arrays, rest)
         return fn(*args, **kwargs)
 
-    arrays = [leaves[index][1] for index in dynamic]
     jaxpr, shape = jax.make_jaxpr(flat, return_shape=True)(*arrays)
-    paths = [_argument_path(leaves[index][0]) for index in dynamic]
+    keyed, _ = jax.tree_util.tree_flatten_with_path((args, kwargs))
+    paths = [_argument_path(keys) for keys, leaf in keyed if _is_array(leaf)]
     return Traced(jaxpr, arrays, paths, jax.tree.structure(shape))
 
 

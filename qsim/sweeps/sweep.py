@@ -61,12 +61,11 @@ def sweep(
     plan = _plan(fn, policies, options)
 
     def swept(*args, **kwargs):
-        rows: list[Any] = [None] * len(policies)
-        for group in plan:
-            stacked = group.run(group.leaves, args, kwargs)
-            for row, place in enumerate(group.places):
-                rows[place] = (stacked, row)
-        return _gather(rows, plan, len(policies))
+        stacks = [group.run(group.leaves, args, kwargs) for group in plan]
+        if len(stacks) == 1:
+            return stacks[0]
+        order = np.argsort(np.concatenate([group.places for group in plan]))
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[order], *stacks)
 
     return swept
 
@@ -101,7 +100,8 @@ class _Group:
 
     def __init__(self, places: list[int], policies: list[Policy], fn: Callable, options: dict):
         self.places = places
-        self.leaves = jax.tree.map(lambda *leaves: np.stack(leaves), *policies)
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *policies)
+        self.leaves = (np.arange(len(places)), stacked)  # also a policy without grids has rows
         devices = list(options.get("devices") or jax.local_devices())
         batch = options.get("batch") or (1 if devices[0].platform == "cpu" else 8)
         devices = devices[: max(1, math.ceil(len(places) / batch))]
@@ -109,7 +109,7 @@ class _Group:
         self._run = partial(_run, fn, options.get("params"), options.get("key"), batch, devices)
         self._compiled: dict[Any, Callable] = {}
 
-    def run(self, leaves: Policy, args: tuple, kwargs: dict) -> Any:
+    def run(self, leaves: tuple, args: tuple, kwargs: dict) -> Any:
         """The results for a stack of policies, a row for each."""
         arrays, rest = split_arguments(args, kwargs)
         if rest not in self._compiled:
@@ -145,19 +145,19 @@ def _dtypes(policy: Policy) -> tuple:
 # --- running --------------------------------------------------------------------------------
 
 
-def _run(fn, params, key, batch: int, devices, rest, policies: Policy, arrays) -> Any:
+def _run(fn, params, key, batch: int, devices, rest, leaves: tuple, arrays) -> Any:
     """The results of ``fn`` for a stack of policies, padded to fill batches and devices."""
-    count = len(jax.tree.leaves(policies)[0]) if jax.tree.leaves(policies) else 1
-    width = batch * len(devices)
+    count, width = len(leaves[0]), batch * len(devices)
     rows = np.minimum(np.arange(math.ceil(count / width) * width), count - 1)
-    padded = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], policies)
+    padded = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], leaves)
 
-    def one(policy, arrays):
+    def one(row, arrays):
+        _, policy = row
         args, kwargs = join_arguments(arrays, rest)
         return simulate(fn, policy, params=params, key=key)(*args, **kwargs)
 
-    def share(policies, arrays):
-        return _map(lambda policy: one(policy, arrays), policies, len(rows) // len(devices), batch)
+    def share(leaves, arrays):
+        return _map(lambda row: one(row, arrays), leaves, len(rows) // len(devices), batch)
 
     if len(devices) > 1:
         split, whole = PartitionSpec(AXIS), PartitionSpec()
@@ -168,27 +168,13 @@ def _run(fn, params, key, batch: int, devices, rest, policies: Policy, arrays) -
     return jax.tree.map(lambda leaf: leaf[:count], share(padded, arrays))
 
 
-def _map(one: Callable, policies: Policy, count: int, batch: int) -> Any:
+def _map(one: Callable, leaves: tuple, count: int, batch: int) -> Any:
     """``one`` mapped over a stack whose length is a multiple of ``batch``."""
-    if count == batch == 1:
-        result = one(jax.tree.map(lambda leaf: leaf[0], policies))
+    if count == 1:
+        result = one(jax.tree.map(lambda leaf: leaf[0], leaves))
         return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), result)
     if batch == 1:
-        return lax.map(one, policies)
-    batched = jax.tree.map(lambda leaf: leaf.reshape(-1, batch, *leaf.shape[1:]), policies)
+        return lax.map(one, leaves)
+    batched = jax.tree.map(lambda leaf: leaf.reshape(-1, batch, *leaf.shape[1:]), leaves)
     results = lax.map(jax.vmap(one), batched)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
-
-
-def _gather(rows: list[Any], plan: list[_Group], count: int) -> Any:
-    """The rows of all groups in the order of the policies."""
-    if len(plan) == 1:
-        return rows[0][0]
-    order = np.argsort(np.concatenate([group.places for group in plan]))
-    stacks, seen = [], set()
-    for group in plan:
-        stack = rows[group.places[0]][0]
-        if id(stack) not in seen:
-            seen.add(id(stack))
-            stacks.append(stack)
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[order], *stacks)
