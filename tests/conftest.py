@@ -1,0 +1,18 @@
+"""Session set-up: two host devices on the CPU, no compilation cache, repeatable Hypothesis runs.
+
+The environment is set before JAX is imported, as JAX reads it once.
+"""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+DEVICES = "--xla_force_host_platform_device_count"
+if DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=2".strip()
+
+import hypothesis  # noqa: E402
+
+# A first call compiles, so no deadline; the same examples on every machine.
+hypothesis.settings.register_profile("qsim", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("qsim")
