@@ -71,6 +71,14 @@ def test_byte_lm_beats_every_trigram_on_held_out_text():
     assert bound == pytest.approx(figure_in_readme("trigram, in-sample"), abs=2e-4)
 
 
+def test_byte_lm_scores_what_the_readme_says():
+    subject = byte_lm.subject()
+    inputs, labels = (x.reshape(32, 256) for x in (subject.inputs, subject.labels))
+    bits = float(score.nats(subject.variables, inputs, labels).mean()) / np.log(2)
+    stated = re.search(r"\| score in float32 \| ([\d.]+) bits", (MODELS / "README.md").read_text())
+    assert bits == pytest.approx(float(stated[1]), abs=2e-3)
+
+
 def figure_in_readme(row: str) -> float:
     """Returns the second column of a row in the table of the byte model's README."""
     readme = (MODELS / "byte_lm" / "README.md").read_text()

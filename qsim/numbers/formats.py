@@ -20,7 +20,7 @@ Source of the terms: IEEE 754-2019, sections 2.1 and 3.3; OCP Microscaling Forma
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = ["Float", "Format", "Integer", "power"]
 
@@ -85,7 +85,7 @@ class Float:
 
     exponent_bits: int
     mantissa_bits: int
-    bias: int = None  # type: ignore[assignment]  # filled in below, so an int for every reader
+    bias: Any = None  # an int in every record; the usual one is filled in
     signed: bool = True
     infinities: bool = True
     nans: NaNs = "ieee"

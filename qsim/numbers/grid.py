@@ -101,8 +101,7 @@ class Grid:
 
 def carrier_of(grid: Grid) -> Carrier:
     """The carrier whose bit patterns the grid holds."""
-    bits = np.dtype(jnp.result_type(grid.largest)).itemsize * 8
-    return CARRIERS[f"float{bits}"]
+    return CARRIERS[f"float{np.dtype(grid.largest.dtype).itemsize * 8}"]
 
 
 def lower(fmt: Format, carrier: str = "float32") -> Grid:
@@ -115,7 +114,7 @@ def lower(fmt: Format, carrier: str = "float32") -> Grid:
     >>> float(lower(parse("e4m3fn")).largest.view("float32"))
     448.0
     """
-    into = CARRIERS[carrier]
+    into = _carrier(carrier)
     _require_carried(fmt, into)
     largest = _bits(fmt.largest, into)
     lowest = _bits(max(-fmt.lowest, Fraction(0)), into)
@@ -155,6 +154,16 @@ def stack(grids: Sequence[Grid]) -> Grid:
     if len({carrier_of(grid).name for grid in grids}) > 1:
         raise ValueError("cannot stack grids of different carriers; lower all to float64")
     return jax.tree.map(lambda *leaves: np.stack(leaves), *grids)
+
+
+def _carrier(name: str) -> Carrier:
+    if name not in CARRIERS:
+        raise ValueError(f"no carrier {name!r}; choose 'float32' or 'float64'")
+    if name == "float64" and not jax.config.jax_enable_x64:
+        raise ValueError(
+            "the carrier float64 needs x64: jax.config.update('jax_enable_x64', True)"
+        )
+    return CARRIERS[name]
 
 
 def _require_carried(fmt: Format, carrier: Carrier) -> None:

@@ -193,7 +193,7 @@ def round_to_grid(
     random: UInt[Array, "..."] | None = None,
 ) -> Float[Array, "..."]:
     """``x`` rounded to a grid whose leaves broadcast against it; no checks, no derivative."""
-    carrier = carrier_of(grid)
+    carrier, grid = carrier_of(grid), jax.tree.map(jnp.asarray, grid)
     bits = lax.bitcast_convert_type(x, carrier.word)
     magnitude, negative = _split(bits, carrier)
     first = _power_bits(grid.quantum, carrier)

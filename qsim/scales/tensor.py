@@ -67,6 +67,7 @@ def quantize_scaled(
     scaled by ``absmax``; at the ends of the carrier's range the exponent is limited to what keeps
     the scaled grid inside it.
     """
+    grid = jax.tree.map(jnp.asarray, grid)
     if scale == "none" or x.size == 0:
         one = jnp.ones((), x.dtype)
         return _straight_through(mode, policy, gradient, False, x, grid, one, random)
