@@ -121,12 +121,13 @@ def lower(fmt: Format, carrier: str = "float32") -> Grid:
     nan = into.nan if fmt.has_nan else None
     beyond = into.infinity if fmt.infinities else nan
     below = beyond if fmt.signed else nan
+    smallest = 0 if fmt.has_zero else _bits(fmt.smallest, into)
     words = {
         "largest": largest,
         "lowest": lowest,
         "overflow": largest if beyond is None else beyond,
-        "underflow": lowest if below is None else below,
-        "smallest": 0 if fmt.has_zero else _bits(fmt.smallest, into),
+        "underflow": max(lowest, smallest) if below is None else below,
+        "smallest": smallest,
         "sign": into.sign if fmt.signed else 0,
         "negative_zero": into.sign if fmt.has_negative_zero else 0,
     }
