@@ -1,0 +1,21 @@
+"""Running qsim as users do: without the run-time type checks that the test session adds.
+
+The checks of jaxtyping and beartype would meet a wrong argument before qsim's own messages do,
+and they cost the exact definitions most of their time.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jaxtyping
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """A context in which annotations are not checked."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
