@@ -1,0 +1,214 @@
+"""The command ``qsim``: sweeps, formats, single numbers and sites, for people at a terminal."""
+
+import os
+import re
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    name="qsim",
+    help="Emulated number formats for JAX programs: every format of a sweep in one compiled call.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+BUNDLED = "models.byte_lm:subject"
+
+RoundingOption = Annotated[
+    str, typer.Option(help="Rounding mode, such as ties_to_even, toward_zero or stochastic:8.")
+]
+OverflowOption = Annotated[
+    str, typer.Option(help="What overflow becomes: saturate, saturate_propagate, ieee or p3109.")
+]
+SubjectArgument = Annotated[str, typer.Argument(help="The model: package.module:attribute.")]
+FormatArgument = Annotated[str, typer.Argument(help="A spec such as e4m3 or a catalogue name.")]
+
+
+@app.command()
+def sweep(
+    subject: SubjectArgument = BUNDLED,
+    exponents: Annotated[str, typer.Option(help="Exponent bits of the floats.")] = "2-8",
+    mantissas: Annotated[str, typer.Option(help="Mantissa bits of the floats.")] = "1-10",
+    integers: Annotated[str, typer.Option(help="Bits of the integers; '' for none.")] = "2-8",
+    formats: Annotated[str, typer.Option(help="More formats, separated by commas.")] = "",
+    target: Annotated[str, typer.Option(help="weights, activations or both.")] = "both",
+    rounding: RoundingOption = "ties_to_even",
+    overflow: OverflowOption = "saturate",
+    scale: Annotated[
+        str, typer.Option(help="One scale per tensor: absmax, power_of_two or none.")
+    ] = "absmax",
+    seed: Annotated[int, typer.Option(help="Seed of stochastic rounding.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for sweep.parquet and sweep.png.")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="CPU devices to share the formats out over.", min=1)
+    ] = None,
+) -> None:
+    """Try every format on a trained model, and draw the exponent x mantissa map.
+
+    Examples:
+
+      qsim sweep --out out/sweep
+
+      qsim sweep models.efficientnet_lite0:subject --exponents 3-5 --mantissas 2-4 --target weights
+
+      qsim sweep my_model:subject --exponents '' --integers 4,8 --formats ocp_e4m3,ocp_e2m1
+    """
+    _use_devices(devices or os.cpu_count() or 1)
+    from qsim.report import console
+
+    chosen = _formats(exponents, mantissas, integers, formats)
+    setting = {"target": target, "rounding": rounding, "overflow": overflow, "scale": scale}
+    console.sweep(subject, chosen, setting, seed=seed, out=out)
+
+
+@app.command("formats")
+def list_formats() -> None:
+    """List the catalogue of named formats.
+
+    Specs such as e4m3, e4m3fn, int8 and fixed8.4 name formats too, without being listed.
+    """
+    from qsim.numbers.catalogue import catalogue
+    from qsim.report.console import show
+    from qsim.report.terminal import format_table
+
+    show(format_table(list(catalogue().values())))
+
+
+@app.command("show")
+def show_format(fmt: FormatArgument) -> None:
+    """Show the landmarks of a format and, up to 8 bits, every value.
+
+    Example: qsim show e4m3
+    """
+    from qsim.numbers.specs import parse
+    from qsim.report.console import show
+    from qsim.report.terminal import landmarks, values
+
+    found = parse(fmt)
+    show(landmarks(found))
+    if found.bits <= 8:
+        show(values(found))
+
+
+@app.command("round", context_settings={"ignore_unknown_options": True})
+def round_numbers(
+    fmt: FormatArgument,
+    numbers: Annotated[list[str], typer.Argument(help="Numbers: 0.1, 448.5, 1/3, 0x1p-9, -inf.")],
+    rounding: RoundingOption = "ties_to_even",
+    overflow: OverflowOption = "saturate",
+) -> None:
+    """Round numbers exactly, and show their codes.
+
+    Example: qsim round e4m3 0.1 448.5 --rounding toward_zero
+    """
+    from qsim.numbers.modes import Rounding
+    from qsim.numbers.specs import parse
+    from qsim.report.console import show
+    from qsim.report.terminal import rounding_table
+
+    if Rounding.parse(rounding).mode == "stochastic":
+        raise ValueError("stochastic rounding has no single answer; choose another mode")
+    show(rounding_table(parse(fmt), [(text, _number(text)) for text in numbers], rounding, overflow))
+
+
+@app.command("sites")
+def list_sites(subject: SubjectArgument = BUNDLED) -> None:
+    """List the operations of a model that a policy can address, with their costs.
+
+    Example: qsim sites models.byte_lm:subject
+    """
+    from qsim.report.console import show
+    from qsim.report.terminal import site_table
+    from qsim.simulate.sites import sites
+    from qsim.sweeps.subject import load
+
+    found = load(subject)
+    show(site_table(sites(found.apply, found.variables, found.inputs[0])))
+
+
+# --- reading what was typed -----------------------------------------------------------------
+
+
+def _formats(exponents: str, mantissas: str, integers: str, more: str) -> list:
+    from qsim.numbers.specs import parse
+
+    floats = [
+        f"e{e}m{m}"
+        for e in _numbers("--exponents", exponents)
+        for m in _numbers("--mantissas", mantissas)
+    ]
+    whole = [f"int{n}" for n in _numbers("--integers", integers)]
+    named = [name for name in more.split(",") if name.strip()]
+    chosen = list(dict.fromkeys(parse(spec) for spec in [*floats, *whole, *named]))
+    if not chosen:
+        raise ValueError("no formats are left; give --exponents and --mantissas, or --integers")
+    return chosen
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    """The numbers of ``2-8`` or ``2,4,6-8``."""
+    found: list[int] = []
+    for part in filter(None, text.replace(" ", "").split(",")):
+        match = re.fullmatch(r"(\d{1,2})(?:-(\d{1,2}))?", part)
+        if not match or int(match[2] or match[1]) < int(match[1]):
+            raise ValueError(f"{option} {text!r} is no range; write 2-8 or 2,4,6")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return found
+
+
+def _number(text: str) -> Fraction | float:
+    """A number exactly as it was typed: decimal, fraction, hexadecimal float or special value."""
+    word = text.strip().lower()
+    if re.fullmatch(r"[+-]?(inf|infinity|nan)|-0+(\.0*)?", word):
+        return float(word)
+    if re.fullmatch(r"[+-]?0x[0-9a-f]{1,20}(\.[0-9a-f]{0,20})?(p[+-]?\d{1,4})?", word):
+        return Fraction(float.fromhex(word))
+    if re.fullmatch(r"[+-]?(\d{1,400}(\.\d{0,400})?|\.\d{1,400})(e[+-]?\d{1,4})?", word):
+        return Fraction(word)
+    if re.fullmatch(r"[+-]?\d{1,400}/0*[1-9]\d{0,399}", word):
+        return Fraction(word)
+    raise ValueError(f"{text!r} is no number; write 0.1, 448.5, 1/3, 0x1p-9, inf or nan")
+
+
+def _use_devices(count: int) -> None:
+    """Let the CPU count as several devices, unless the user has set XLA up already.
+
+    One thread per device then does what a pool of threads would do in each operation.
+    """
+    if "jax" in sys.modules or "xla_force_host_platform_device_count" in os.environ.get(
+        "XLA_FLAGS", ""
+    ):
+        return
+    flags = f"--xla_force_host_platform_device_count={count}"
+    if count > 1:
+        flags += " --xla_cpu_multi_thread_eigen=false"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+
+
+def main() -> None:
+    """Run the command; a mistake of the user's ends in one line and exit code 2."""
+    try:
+        app()
+    except (ValueError, TypeError, NotImplementedError, OSError) as error:
+        if os.environ.get("QSIM_DEBUG"):
+            raise
+        print(f"qsim: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("qsim: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

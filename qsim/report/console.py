@@ -1,0 +1,76 @@
+"""The sweep as a person sees it: progress while it runs, then tables, a heat map and files."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from qsim.numbers.formats import Format
+from qsim.numbers.modes import Rounding, suggest
+from qsim.report import picture
+from qsim.report.terminal import heat_map, result_table
+from qsim.sweeps import store
+from qsim.sweeps.study import TARGETS, Row, policies_for, run, versions
+from qsim.sweeps.subject import Subject, load
+
+__all__ = ["show", "sweep"]
+
+
+def show(*things) -> None:
+    """Print tables and text; as wide as they need where the output is no terminal."""
+    width = None if os.isatty(1) or "COLUMNS" in os.environ else 160
+    Console(width=width).print(*things)
+
+
+def sweep(
+    name: str, formats: Sequence[Format], setting: dict[str, str], *, seed: int, out: Path | None
+) -> list[Row]:
+    """Run a sweep of a subject, show its progress and its results, and write them to a folder.
+
+    Args:
+        name: the subject's name, ``package.module:attribute``.
+        formats: the formats.
+        setting: target, rounding, overflow and scale.
+        seed: seed of stochastic rounding.
+        out: the folder for ``sweep.parquet`` and ``sweep.png``; None writes nothing.
+
+    Raises:
+        ValueError: for an unknown name, or a folder that cannot be written to.
+    """
+    if setting["target"] not in TARGETS:
+        hint = suggest(setting["target"], list(TARGETS))
+        raise ValueError(f"no target {setting['target']!r}; {hint}")
+    policies = policies_for(formats, **setting)
+    stochastic = Rounding.parse(setting["rounding"]).mode == "stochastic"
+    folder = None if out is None else store.prepare(out)
+    subject = load(name)
+    key = jax.random.key(seed) if stochastic else None
+    rows = _with_progress(subject, formats, policies, key)
+    measure = "bits_per_byte" if subject.score == "bits_per_byte" else "kl"
+    show(result_table(rows, subject.score), *heat_map(rows, measure))
+    if folder is not None:
+        known = {"subject": name, **setting, "seed": str(seed), **versions()}
+        store.write(folder / "sweep.parquet", rows, known)
+        title = f"{subject.name}: {setting['target']}, {setting['rounding']}, {setting['scale']}"
+        picture.heat_map(folder / "sweep.png", rows, measure, title)
+        show(f"{len(rows)} formats: {folder / 'sweep.parquet'} and {folder / 'sweep.png'}")
+    return rows
+
+
+def _with_progress(subject: Subject, formats, policies, key) -> list[Row]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    rows: list[Row] = []
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("compiling", total=len(formats))
+        for part in run(subject, formats, policies, key=key):
+            rows += part
+            progress.update(task, completed=len(rows), description=rows[-1].spec)
+    return rows

@@ -1,0 +1,84 @@
+"""Pictures of results. Matplotlib is an extra, imported where it is used."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from qsim.sweeps.study import Row
+
+__all__ = ["heat_map"]
+
+TITLES = {
+    "bits_per_byte": "bits per byte",
+    "kl": "KL divergence from float32, nats",
+    "loss": "loss, nats",
+    "top1": "top-1",
+}
+
+
+def heat_map(path: Path, rows: Sequence[Row], measure: str, title: str) -> None:
+    """The exponent x mantissa map of the float formats as a PNG, integers in a strip below.
+
+    The colour is the logarithm of the KL divergence from float32, the number is ``measure``.
+
+    Raises:
+        ValueError: if matplotlib is not installed, or the file cannot be written.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError("pictures need matplotlib: pip install 'jax-qsim[plots]'") from error
+    floats = [row for row in rows if row.exponent_bits is not None]
+    integers = [row for row in rows if row.exponent_bits is None]
+    exponents = sorted({row.exponent_bits for row in floats})
+    mantissas = sorted({row.mantissa_bits for row in floats})
+    heights = [len(exponents) or 0.01, 1 if integers else 0.01]
+    width = max(len(mantissas), len(integers), 4)
+    figure = Figure(figsize=(1.6 + 0.85 * width, 2.2 + 0.55 * sum(heights)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 1, height_ratios=heights)
+    figure.suptitle(title, fontsize=11)
+    norm = _norm(rows)
+    image = None
+    if floats:
+        cells = {(row.exponent_bits, row.mantissa_bits): row for row in floats}
+        grid = [[cells.get((e, m)) for m in mantissas] for e in exponents]
+        image = _draw(axes[0], grid, measure, norm)
+        axes[0].set_xticks(range(len(mantissas)), mantissas)
+        axes[0].set_yticks(range(len(exponents)), exponents)
+        axes[0].set_xlabel("mantissa bits")
+        axes[0].set_ylabel("exponent bits")
+    if integers:
+        image = _draw(axes[1], [integers], measure, norm)
+        axes[1].set_xticks(range(len(integers)), [row.spec for row in integers])
+        axes[1].set_yticks([])
+    for axis, used in zip(axes, (floats, integers), strict=True):
+        axis.set_visible(bool(used))
+    figure.colorbar(image, ax=axes, label=TITLES["kl"], shrink=0.8)
+    axes[0].set_title(TITLES[measure], fontsize=9)
+    figure.savefig(path, dpi=130)
+
+
+def _norm(rows: Sequence[Row]):
+    from matplotlib.colors import LogNorm
+
+    positive = [row.kl for row in rows if np.isfinite(row.kl) and row.kl > 0] or [1.0]
+    low, high = min(positive), max(positive)
+    return LogNorm(vmin=low, vmax=high if high > low else 10 * low)
+
+
+def _draw(axis, grid: Sequence[Sequence[Row | None]], measure: str, norm):
+    """A grid of cells, each with its number; diverged formats are grey."""
+    kl = [[np.nan if row is None or not row.kl > 0 else row.kl for row in line] for line in grid]
+    axis.set_facecolor("0.8")
+    image = axis.imshow(np.array(kl, float), norm=norm, cmap="viridis_r", aspect="auto")
+    for y, line in enumerate(grid):
+        for x, row in enumerate(line):
+            if row is not None:
+                dark = np.isfinite(row.kl) and row.kl > 0 and norm(row.kl) > 0.5
+                text = f"{getattr(row, measure):.3g}"
+                colour = "white" if dark else "black"
+                axis.text(x, y, text, ha="center", va="center", fontsize=8, color=colour)
+    return image

@@ -1,0 +1,191 @@
+"""What people read in a terminal: tables of formats and results, and the heat map."""
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+from rich.table import Table
+from rich.text import Text
+
+from qsim.numbers import exact
+from qsim.numbers.catalogue import Entry
+from qsim.numbers.formats import Float, Format
+from qsim.simulate.sites import Site
+from qsim.sweeps.study import Row
+
+__all__ = [
+    "format_table",
+    "heat_map",
+    "landmarks",
+    "number",
+    "result_table",
+    "rounding_table",
+    "site_table",
+    "values",
+]
+
+# from few losses to many: blue, green, yellow, red
+COLOURS = [(49, 104, 142), (53, 183, 121), (253, 231, 37), (220, 80, 40)]
+
+
+def number(value: exact.Value, digits: int = 6) -> str:
+    """A value in a few characters, and exactly if they are enough.
+
+    >>> number(Fraction(1, 512)), number(Fraction(448)), number(Fraction(2) ** -133)
+    ('0.00195312', '448', '9.18355e-41')
+    """
+    if isinstance(value, Fraction) and value and not -300 < _decimal_exponent(value) < 300:
+        return f"about {'-' if value < 0 else ''}1e{_decimal_exponent(value)}"
+    return f"{float(value):.{digits}g}"
+
+
+def _decimal_exponent(value: Fraction) -> int:
+    bits = abs(value.numerator).bit_length() - value.denominator.bit_length()
+    return math.floor(bits * math.log10(2))
+
+
+def format_table(entries: Sequence[Entry]) -> Table:
+    """The catalogue as a table."""
+    table = Table(title="Catalogue", header_style="bold")
+    for column in ("name", "spec", "title"):
+        table.add_column(column, no_wrap=column != "title")
+    for column in ("bits", "largest", "smallest"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for entry in entries:
+        fmt = entry.format
+        facts = (str(fmt.bits), number(fmt.largest), number(fmt.smallest))
+        table.add_row(entry.name, str(fmt), entry.title, *facts)
+    return table
+
+
+def landmarks(fmt: Format) -> Table:
+    """The landmark values of a format."""
+    table = Table(title=f"{fmt}", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    facts = [("bits of a code", fmt.bits), ("precision, bits", fmt.precision)]
+    if isinstance(fmt, Float):
+        facts += [("bias", fmt.bias), ("emin", fmt.emin), ("emax", fmt.emax)]
+    facts += [("largest", number(fmt.largest)), ("lowest", number(fmt.lowest))]
+    if isinstance(fmt, Float):
+        facts.append(("smallest normal", number(fmt.smallest_normal)))
+    facts += [
+        ("smallest positive", number(fmt.smallest)),
+        ("infinities", "yes" if fmt.infinities else "no"),
+        ("NaN codes", fmt.nan_count),
+        ("minus zero", "yes" if fmt.has_negative_zero else "no"),
+    ]
+    for name, value in facts:
+        table.add_row(name, str(value))
+    return table
+
+
+def values(fmt: Format, columns: int = 8) -> Table:
+    """Every value of a format by its code, in hexadecimal, read downwards."""
+    listed = exact.values(fmt)
+    rows = math.ceil(len(listed) / columns)
+    table = Table(title="values by code", show_header=False, padding=(0, 1))
+    for _ in range(min(columns, len(listed))):
+        table.add_column(justify="right", style="dim", no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
+    digits = math.ceil(fmt.bits / 4)
+    for row in range(rows):
+        codes = [code for code in range(row, len(listed), rows)]
+        cells = [(f"{code:0{digits}X}", number(listed[code])) for code in codes]
+        table.add_row(*[cell for pair in cells for cell in pair])
+    return table
+
+
+def rounding_table(
+    fmt: Format, numbers: Sequence[tuple[str, exact.Value]], rounding: str, overflow: str
+) -> Table:
+    """Numbers, what they round to, the code and the error."""
+    table = Table(title=f"{fmt}, {rounding}, {overflow}", header_style="bold")
+    for column in ("number", "rounded", "code", "error"):
+        table.add_column(column, justify="right", no_wrap=True)
+    digits = math.ceil(fmt.bits / 4)
+    for text, x in numbers:
+        rounded = exact.round_exact(x, fmt, rounding=rounding, overflow=overflow)
+        is_nan = isinstance(rounded, float) and math.isnan(rounded)
+        code = "none" if is_nan and not fmt.has_nan else f"{exact.encode(fmt, rounded):#0{digits + 2}x}"
+        exactly = isinstance(x, Fraction) and isinstance(rounded, Fraction)
+        error = number(rounded - x, 3) if exactly else ""
+        table.add_row(text, number(rounded, 17), code, error)
+    return table
+
+
+def site_table(found: Sequence[Site]) -> Table:
+    """Sites with their operands and costs."""
+    total = sum(site.flops for site in found) or 1
+    table = Table(title=f"{len(found)} sites, {total / 1e6:,.1f} Mflop", header_style="bold")
+    for column in ("path", "primitive", "operands", "roles"):
+        table.add_column(column)
+    for column in ("runs", "Mflop", "share"):
+        table.add_column(column, justify="right")
+    for site in found:
+        shapes = " · ".join("x".join(map(str, shape)) or "scalar" for shape in site.shapes[:2])
+        costs = (f"{site.flops / 1e6:,.2f}", f"{100 * site.flops / total:.1f} %")
+        roles = " · ".join(site.roles)
+        table.add_row(site.path, site.primitive, shapes, roles, str(site.repeats), *costs)
+    return table
+
+
+def result_table(rows: Sequence[Row], score: str) -> Table:
+    """Results, fewest bits first."""
+    table = Table(header_style="bold")
+    table.add_column("format", no_wrap=True)
+    headings = ["bits", "loss", "difference", "KL to fp32", "top-1"]
+    headings += ["bits per byte"] if score == "bits_per_byte" else []
+    for heading in [*headings, "ms"]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in sorted(rows, key=lambda row: (row.bits, row.exponent_bits or 0)):
+        cells = [f"{row.loss:.4f}", f"{row.loss_difference:+.4f}", f"{row.kl:.2e}"]
+        cells.append(f"{100 * row.top1:.1f} %")
+        cells += [] if row.bits_per_byte is None else [f"{row.bits_per_byte:.4f}"]
+        table.add_row(row.spec, str(row.bits), *cells, f"{1e3 * row.seconds:.0f}")
+    return table
+
+
+def heat_map(rows: Sequence[Row], measure: str) -> list[Table]:
+    """The exponent x mantissa map of the float formats, and a strip of the integer formats."""
+    floats = [row for row in rows if row.exponent_bits is not None]
+    integers = [row for row in rows if row.exponent_bits is None]
+    colour = _scale([getattr(row, measure) for row in rows])
+    tables = []
+    if floats:
+        by_bits = {(row.exponent_bits, row.mantissa_bits): getattr(row, measure) for row in floats}
+        mantissas = sorted({mantissa for _, mantissa in by_bits})
+        table = Table(title=f"{measure}: exponent bits down, mantissa bits across", pad_edge=False)
+        table.add_column("", justify="right", style="bold")
+        for mantissa in mantissas:
+            table.add_column(f"m{mantissa}", justify="right", no_wrap=True)
+        for exponent in sorted({exponent for exponent, _ in by_bits}):
+            cells = [_cell(by_bits.get((exponent, mantissa)), colour) for mantissa in mantissas]
+            table.add_row(f"e{exponent}", *cells)
+        tables.append(table)
+    if integers:
+        table = Table(title=f"{measure}: integers", pad_edge=False)
+        for row in integers:
+            table.add_column(row.spec, justify="right", no_wrap=True)
+        table.add_row(*[_cell(getattr(row, measure), colour) for row in integers])
+        tables.append(table)
+    return tables
+
+
+def _cell(value: float | None, colour: Callable[[float], str]) -> Text:
+    if value is None:
+        return Text("")
+    return Text(f" {value:.3g} ", style=f"black on {colour(value)}" if value == value else "red")
+
+
+def _scale(values: Sequence[float]) -> Callable[[float], str]:
+    """Colours for values, by their rank, so that a few extremes do not flatten the rest."""
+    known = sorted({value for value in values if value == value})
+
+    def colour(value: float) -> str:
+        at = known.index(value) / max(len(known) - 1, 1) * (len(COLOURS) - 1)
+        low = min(int(at), len(COLOURS) - 2)
+        pairs = zip(COLOURS[low], COLOURS[low + 1], strict=True)
+        return "#" + "".join(f"{round(a + (b - a) * (at - low)):02x}" for a, b in pairs)
+
+    return colour

@@ -1,0 +1,183 @@
+"""A study: how a subject's answers change from format to format.
+
+Every policy is judged on all of the subject's data against its own float32 answers:
+
+- *loss*: mean cross-entropy at the labels, in nats, and its difference to float32;
+- *KL*: mean Kullback-Leibler divergence of the answers from float32's, in nats, which is zero
+  only for the same answers and moves smoothly where the top-1 score jumps;
+- *top1*: the share of labels that are the most likely class;
+- *bits_per_byte*: the loss over ln 2, for models of bytes.
+"""
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from qsim.numbers.formats import Float, Format
+from qsim.simulate.policy import Policy, policy
+from qsim.sweeps.subject import Subject
+from qsim.sweeps.sweep import stream
+
+__all__ = ["TARGETS", "Measures", "Row", "judge", "policies_for", "run", "versions"]
+
+TARGETS = {
+    "weights": ("weights",),
+    "activations": ("activations",),
+    "both": ("weights", "activations"),
+}
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What a subject scores under one policy; units as in this module's docstring."""
+
+    loss: float
+    kl: float
+    top1: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """The result of one format.
+
+    Attributes:
+        spec: the format, as ``qsim.parse`` reads it.
+        bits: bits of its codes.
+        exponent_bits, mantissa_bits: of a float; None for integers.
+        loss, loss_difference, kl: in nats per label.
+        top1: share of labels.
+        bits_per_byte: None unless the subject is a model of bytes.
+        seconds: wall time, compilation not counted.
+    """
+
+    spec: str
+    bits: int
+    exponent_bits: int | None
+    mantissa_bits: int | None
+    loss: float
+    loss_difference: float
+    kl: float
+    top1: float
+    bits_per_byte: float | None
+    seconds: float
+
+
+def policies_for(formats: Sequence[Format], target: str, **modes: str) -> list[Policy]:
+    """A policy for each format, on weights, activations or both.
+
+    Args:
+        formats: the formats.
+        target: a key of ``TARGETS``.
+        modes: rounding, overflow and scale, as for ``qsim.policy``.
+    """
+    return [policy(**dict.fromkeys(TARGETS[target], fmt), **modes) for fmt in formats]
+
+
+def judge(subject: Subject) -> tuple[Measures, Any]:
+    """The float32 measures of a subject, and the log-probabilities that others are held against.
+
+    The latter have the shape ``[batches, batch, ..., classes]``.
+    """
+
+    @jax.jit
+    def answers(variables, inputs):
+        return lax.map(lambda batch: jax.nn.log_softmax(subject.apply(variables, batch)), inputs)
+
+    with jax.default_matmul_precision("highest"):
+        reference = answers(subject.variables, subject.inputs)
+    found = jax.jit(jax.vmap(_measure))(reference, reference, jnp.asarray(subject.labels))
+    return _measures(jax.tree.map(jnp.mean, found)), reference
+
+
+def run(
+    subject: Subject,
+    formats: Sequence[Format],
+    policies: Sequence[Policy],
+    *,
+    key: Any = None,
+    chunk: int = 2,
+) -> Iterator[list[Row]]:
+    """The rows of a sweep of a subject as they come, the formats' order being kept.
+
+    Args:
+        subject: the subject.
+        formats: a format for each of ``policies``.
+        policies: policies of one structure.
+        key: random key for stochastic rounding.
+        chunk: about how many formats come at a time.
+    """
+    float32, reference = judge(subject)
+    data = (subject.inputs, jnp.asarray(subject.labels), reference)
+
+    def scores(variables, data):
+        def add(_, batch):
+            inputs, labels, expected = batch
+            answers = jax.nn.log_softmax(subject.apply(variables, inputs))
+            return None, _measure(answers, expected, labels)
+
+        return jax.tree.map(jnp.mean, lax.scan(add, None, data)[1])
+
+    results = stream(scores, policies, subject.variables, data, key=key, chunk=chunk)
+    start = time.perf_counter()
+    for places, found in results:
+        seconds = (time.perf_counter() - start) / len(places)
+        rows = [jax.tree.map(lambda leaf, n=n: leaf[n], found) for n in range(len(places))]
+        yield [
+            _row(formats[place], _measures(row), float32, subject.score, seconds)
+            for place, row in zip(places, rows, strict=True)
+        ]
+        start = time.perf_counter()
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    packages = {name: _version(name) for name in ("jax-qsim", "jax", "jaxlib", "flax", "numpy")}
+    return {**packages, "python": platform.python_version(), "backend": jax.default_backend()}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "checkout"
+
+
+def _measure(answers, expected, labels) -> dict[str, jax.Array]:
+    """Means over a batch, from log-probabilities ``[..., classes]`` and labels ``[...]``."""
+    taken = jnp.take_along_axis(answers, labels[..., None], axis=-1)
+    divergence = jnp.sum(jnp.exp(expected) * (expected - answers), axis=-1)
+    correct = jnp.argmax(answers, axis=-1) == labels
+    finite = jnp.all(jnp.isfinite(answers), axis=-1)
+    return {
+        "loss": -jnp.mean(taken),
+        "kl": jnp.mean(divergence),
+        "top1": jnp.mean(jnp.where(finite, correct, jnp.nan).astype(jnp.float32)),
+    }
+
+
+def _measures(found: dict[str, Any]) -> Measures:
+    return Measures(**{name: float(np.asarray(value)) for name, value in found.items()})
+
+
+def _row(fmt: Format, found: Measures, float32: Measures, score: str, seconds: float) -> Row:
+    is_float = isinstance(fmt, Float)
+    return Row(
+        spec=str(fmt),
+        bits=fmt.bits,
+        exponent_bits=fmt.exponent_bits if is_float else None,
+        mantissa_bits=fmt.mantissa_bits if is_float else None,
+        loss=found.loss,
+        loss_difference=found.loss - float32.loss,
+        kl=found.kl,
+        top1=found.top1,
+        bits_per_byte=found.loss / float(np.log(2)) if score == "bits_per_byte" else None,
+        seconds=seconds,
+    )
