@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, UInt
 
 from qsim.numbers import formats
@@ -38,7 +39,7 @@ def code_dtype(fmt: Format) -> np.dtype:
 
 
 def encode(
-    x: Float[Array, "..."],
+    x: Float[ArrayLike, "..."],
     fmt: str | Format,
     *,
     rounding: str = "ties_to_even",
@@ -73,7 +74,7 @@ def encode(
 
 
 def decode(
-    codes: Int[Array, "..."] | UInt[Array, "..."], fmt: str | Format, *, dtype="float32"
+    codes: Int[ArrayLike, "..."] | UInt[ArrayLike, "..."], fmt: str | Format, *, dtype="float32"
 ) -> Float[Array, "..."]:
     """The values of codes, exactly.
 

@@ -213,4 +213,3 @@ def _points_inward(fmt: Format, negative: bool, mode: Rounding) -> bool:
         case "to_odd":  # to whichever of the edge and infinity has the odd code
             return not fmt.infinities or _code_of_magnitude(fmt.largest, fmt) % 2 == 1
     return False
-

@@ -307,7 +307,9 @@ class Integer:
         _require_integers(self, "bits", "fraction_bits")
         least = 2 if self.signed else 1
         kind = "a signed" if self.signed else "an unsigned"
-        _require(self.bits >= least, f"bits is {self.bits}, but {kind} integer has at least {least}")
+        _require(
+            self.bits >= least, f"bits is {self.bits}, but {kind} integer has at least {least}"
+        )
         _require(
             self.bits <= MAX_CODE_BITS,
             f"bits is {self.bits}, but at most {MAX_CODE_BITS} are supported",

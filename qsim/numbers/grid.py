@@ -161,9 +161,7 @@ def _carrier(name: str) -> Carrier:
     if name not in CARRIERS:
         raise ValueError(f"no carrier {name!r}; choose 'float32' or 'float64'")
     if name == "float64" and not jax.config.jax_enable_x64:
-        raise ValueError(
-            "the carrier float64 needs x64: jax.config.update('jax_enable_x64', True)"
-        )
+        raise ValueError("the carrier float64 needs x64: jax.config.update('jax_enable_x64', True)")
     return CARRIERS[name]
 
 

@@ -63,9 +63,8 @@ class Rounding(NamedTuple):
         Rounding(mode='stochastic', random_bits=8)
         """
         if not isinstance(text, str):
-            raise TypeError(
-                f"rounding must be a static string such as 'ties_to_even', got {type(text).__name__}"
-            )
+            kind = type(text).__name__
+            raise TypeError(f"rounding must be a static string such as 'ties_to_even', got {kind}")
         found = re.fullmatch(r"stochastic(?::(\d{1,4}))?", text)
         if found:
             bits = int(found[1] or MAX_RANDOM_BITS)

@@ -13,10 +13,12 @@ Sources: the definitions in ``qsim.numbers.exact``, which this equals.
 """
 
 from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, UInt
 
 from qsim.numbers.formats import Format
@@ -30,7 +32,7 @@ GRADIENTS = ("clipped", "identity")
 
 
 def quantize(
-    x: Float[Array, "..."],
+    x: Float[ArrayLike, "..."],
     fmt: str | Format | Grid,
     *,
     rounding: str = "ties_to_even",
