@@ -247,7 +247,8 @@ def telling_gaps(fmt: Float, around: int = 3) -> tuple[int, ...]:
     """Gaps about zero, the subnormal edge, every binade's edge and the largest value."""
     last, binade = magnitudes(fmt) - 1, 1 << fmt.mantissa_bits
     edges = [0, last, *range(binade, last, binade), *range(binade // 2, last, binade)]
-    return tuple(sorted({g for e in edges for g in range(e - around, e + around) if 0 <= g <= last}))
+    near = {gap for edge in edges for gap in range(edge - around, edge + around)}
+    return tuple(sorted(gap for gap in near if 0 <= gap <= last))
 
 
 def first_difference(actual, expected, patterns, layout: str = "float32") -> str:
