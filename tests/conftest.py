@@ -1,4 +1,4 @@
-"""Session set-up: two host devices on the CPU, no compilation cache, repeatable Hypothesis runs.
+"""Session set-up: two host devices on the CPU, strict dtypes, repeatable Hypothesis runs.
 
 The environment is set before JAX is imported, as JAX reads it once.
 """
@@ -6,7 +6,8 @@ The environment is set before JAX is imported, as JAX reads it once.
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # every run compiles what it tests
 DEVICES = "--xla_force_host_platform_device_count"
 if DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=2".strip()
