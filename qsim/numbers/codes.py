@@ -167,13 +167,14 @@ def _float_code(exponent, spacing, significand, fmt: formats.Float, carrier: Car
 def _normalised(magnitude: Array, carrier: Carrier) -> tuple[Array, Array]:
     """Exponent and significand of a magnitude, the significand's highest bit being set.
 
-    The magnitude is ``significand * 2**(exponent - carrier.mantissa_bits)``; zero stays zero.
+    The magnitude is ``significand * 2**(exponent - carrier.mantissa_bits)``. Zero has the
+    significand 0 and an exponent below that of every other number.
     """
     stored, word = carrier.mantissa_bits, carrier.word.type
     field = (magnitude >> stored).astype(jnp.int32)
     fraction = magnitude & word((1 << stored) - 1)
     zeros = lax.clz(fraction).astype(jnp.int32) - (carrier.bits - 1 - stored)
-    up = jnp.where((field == 0) & (fraction > 0), zeros, 0)
+    up = jnp.where(field == 0, zeros, 0)
     exponent = jnp.maximum(field, 1) - up - carrier.bias
     implicit = jnp.where(field > 0, word(1 << stored), word(0))
     return exponent, (fraction | implicit) << up.astype(carrier.word)

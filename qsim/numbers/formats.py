@@ -126,7 +126,7 @@ class Float:
             "mantissa_bits=0 makes a power-of-two scale format, which is unsigned and has no "
             "infinities: pass signed=False, infinities=False",
         )
-        _require(self.top_code >= (1 if m else 0), f"no finite value is left in {self._fields()}")
+        assert self.top_code >= self.has_zero, "some finite value other than zero is left"
 
     # --- the layout of the codes -----------------------------------------------------------
 
@@ -261,12 +261,6 @@ class Float:
     def _usual_bias(self) -> int:
         _require_integers(self, "exponent_bits", "mantissa_bits")
         return 2 ** max(self.exponent_bits - 1, 0) - (self.nans != "negative_zero")
-
-    def _fields(self) -> str:
-        return (
-            f"Float(exponent_bits={self.exponent_bits}, mantissa_bits={self.mantissa_bits}, "
-            f"infinities={self.infinities}, nans={self.nans!r})"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,7 +117,7 @@ def _rule(scale: str, largest: Array, grid: Grid) -> tuple[Array, Array]:
     exponent_f, fraction_f = _split_magnitude(grid.largest, carrier)
     wanted = exponent_x - exponent_f
     if scale == "power_of_two":
-        wanted = wanted + (fraction_x > fraction_f)
+        wanted = wanted + (fraction_x > fraction_f).astype(jnp.int32)
         low = jnp.maximum(carrier.quantum - grid.quantum, -carrier.bias - _emin(grid))
         high = carrier.bias - exponent_f
         return jnp.where(largest == 0, 0, jnp.clip(wanted, low, high)), _unit(0, carrier)
