@@ -40,12 +40,12 @@ NARROW = [name for name, entry in catalogue().items() if entry.format.bits <= 8]
 # with both parities, and grids that reach the float32 subnormals and the ends of float32
 OTHERS = [
     *("e2m3f", "e3m4nuz", "e4m3n", "e2m2i", "ue3m2", "ue3m1b4n", "ue2m3i", "e1m2", "e1m1f"),
-    *("fixed8.4", "ufixed6.3", "fixed8.4sym", "uint1", "e8m0", "e7m0f", "e7m0b64", "e3m0b127f"),
+    *("fixed8.4", "ufixed6.3", "fixed8.4sym", "uint1", "e7m0f", "e7m0b64", "e3m0b127f"),
     *("e4m0b-100", "e3m2b128f", "e2m3b128fnuz", "e3m3b-120f", "fixed7.149", "e4m2b-112fn"),
 ]
 
 # too many values to ask for each: gaps about zero and about the edges of binades
-WIDE = ["binary16", "bfloat16", "tf32", "e5m7", "e6m9", "e8m13fn", "e2m20f", "e7m16nuz", "ue8m7"]
+WIDE = ["binary16", "bfloat16", "tf32", "e5m7", "e6m9", "e8m13", "e2m20f", "e7m16nuz", "ue8m7"]
 WIDE_INTEGERS = ["int16", "uint16", "fixed16.8", "int24", "fixed24.140"]
 
 SIXTEEN_BIT_INPUTS = np.concatenate(
@@ -97,7 +97,7 @@ def test_narrow_formats_round_exactly(name):
 def test_wide_floats_round_exactly_about_the_edges_of_binades(name):
     fmt = parse(name)
     gaps = telling_gaps(fmt)
-    oracle = intervals(fmt, "float32", gaps[:: max(1, len(gaps) // 800)])
+    oracle = intervals(fmt, "float32", gaps[:: max(1, len(gaps) // 300)])
     assert_rounds_exactly(fmt, oracle.points(), oracle)
 
 
