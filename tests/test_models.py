@@ -66,15 +66,16 @@ def test_byte_lm_beats_every_trigram_on_held_out_text():
     text_N = byte_lm.heldout()
     bound = trigram.in_sample_entropy(text_N)
     bits = score.bits_per_byte(byte_lm.subject().variables, text_N)
-    assert bits < bound - 0.3
+    assert bits < bound - 0.5
     assert bits == pytest.approx(figure_in_readme("byte model"), abs=2e-3)
     assert bound == pytest.approx(figure_in_readme("trigram, in-sample"), abs=2e-4)
 
 
 def test_byte_lm_scores_what_the_readme_says():
     subject = byte_lm.subject()
-    inputs, labels = (x.reshape(32, 256) for x in (subject.inputs, subject.labels))
-    bits = float(score.nats(subject.variables, inputs, labels).mean()) / np.log(2)
+    eights = zip(subject.inputs.reshape(4, 8, 256), subject.labels.reshape(4, 8, 256), strict=True)
+    nats = [float(score.nats(subject.variables, x, y).mean()) for x, y in eights]
+    bits = np.mean(nats) / np.log(2)
     stated = re.search(r"\| score in float32 \| ([\d.]+) bits", (MODELS / "README.md").read_text())
     assert bits == pytest.approx(float(stated[1]), abs=2e-3)
 
