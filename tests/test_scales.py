@@ -132,7 +132,7 @@ def test_same_bytes_eager_jitted_and_mapped_over_formats(scale):
         return quantize_scaled(x, grid, scale=scale, mode=mode, policy="saturate")
 
     compiled = jax.jit(quantized)
-    grids = [lower(parse(spec)) for spec in SPECS + WIDE]
+    grids = [lower(parse(spec)) for spec in ("e2m1f", "e4m3fn", "int8", "e8m7")]
     for exponent in (-140, -3, 60):
         x = jnp.asarray(tensor(exponent))
         eager = [np.asarray(quantized(x, grid)) for grid in grids]
@@ -160,8 +160,7 @@ def test_shift_multiplies_every_value_by_a_power_of_two(spec, exponent):
     known = sorted({v for v in exact.values(fmt) if isinstance(v, Fraction)})
     points = known + [(a + b) / 2 for a, b in zip(known, known[1:], strict=False)]
     x = np.float32([float(p * factor) for p in points])
-    mode = Rounding.parse("ties_to_even")
-    found = quantize_scaled(jnp.asarray(x), moved, scale="none", mode=mode, policy="saturate")
+    found = quantized(jnp.asarray(x), moved, "none", "ties_to_even")
     expected = [times(exact.round_exact(p, fmt), factor) for p in points]
     assert same(found, expected)
 

@@ -7,12 +7,11 @@ they can be traced, stacked and mapped. ``lower`` is the only door from one to t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, UInt
 
 from qsim.numbers.formats import Float, Format
 
@@ -79,19 +78,22 @@ class Grid:
     - ``smallest`` is 0, but the smallest value where the format has no zero;
     - ``parity`` is added to an exponent to get the code's parity where ``mantissa_bits`` is 0.
 
+    The leaves are int32 and carrier words. Their annotation is ``Any``, since transformations put
+    other things in the place of leaves.
+
     The values are ``±k * 2**max(E - mantissa_bits, quantum)`` for integers k, up to the edges.
     """
 
-    mantissa_bits: Int[Array, "..."] | np.ndarray
-    quantum: Int[Array, "..."] | np.ndarray
-    largest: UInt[Array, "..."] | np.ndarray
-    lowest: UInt[Array, "..."] | np.ndarray
-    overflow: UInt[Array, "..."] | np.ndarray
-    underflow: UInt[Array, "..."] | np.ndarray
-    smallest: UInt[Array, "..."] | np.ndarray
-    sign: UInt[Array, "..."] | np.ndarray
-    negative_zero: UInt[Array, "..."] | np.ndarray
-    parity: Int[Array, "..."] | np.ndarray
+    mantissa_bits: Any
+    quantum: Any
+    largest: Any
+    lowest: Any
+    overflow: Any
+    underflow: Any
+    smallest: Any
+    sign: Any
+    negative_zero: Any
+    parity: Any
 
     @property
     def shape(self) -> tuple[int, ...]:

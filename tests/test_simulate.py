@@ -1,0 +1,361 @@
+"""The transformation, against the same programs written by hand with rounded contractions."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+
+import qsim
+from tests.unchecked import unchecked
+
+HIGHEST = lax.Precision.HIGHEST
+dot = partial(jnp.dot, precision=HIGHEST)
+FORMATS = ["e4m3", "e2m1f", "int4"]
+
+
+def same(a, b) -> bool:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs)
+
+
+def rounded_dot(fmt, a, b):
+    return dot(qsim.quantize(a, fmt), qsim.quantize(b, fmt))
+
+
+@pytest.fixture
+def data():
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = {"a": (8, 8), "b": (8, 8)}
+    weights = {name: jax.random.normal(key, shapes[name]) for key, name in zip(keys, shapes, strict=False)}
+    return weights, jax.random.normal(keys[2], (4, 8))
+
+
+# --- programs, written for any contraction ----------------------------------------------------
+
+
+def plain(times, p, x):
+    return times(jnp.tanh(times(x, p["a"])), p["b"])
+
+
+def jitted(times, p, x):
+    return jax.jit(lambda x: times(x, p["a"]) + 1)(x)
+
+
+def scanned(times, p, x):
+    def step(carry, w):
+        carry = jnp.tanh(times(carry, w))
+        return carry, carry.sum()
+
+    return lax.scan(step, x, jnp.stack([p["a"], p["b"], p["a"]]), reverse=True)
+
+
+def looped(times, p, x):
+    def body(state):
+        count, x = state
+        return count + 1, jnp.tanh(times(x, p["a"]))
+
+    def unfinished(state):
+        return (state[0] < 5) & (times(state[1], p["b"]).sum() < 1e6)
+
+    return lax.while_loop(unfinished, body, (jnp.int32(0), x))
+
+
+def branched(times, p, x):
+    return lax.cond(x.sum() > 0, lambda x: times(x, p["a"]), lambda x: times(x, p["b"]), x)
+
+
+def switched(times, p, x):
+    branches = [lambda x, w=w: times(x, w) for w in (p["a"], p["b"], p["a"] + 1.0)]
+    return lax.switch(jnp.int32(x.sum() > 0) + 1, branches, x)
+
+
+def rematerialised(times, p, x):
+    return jax.checkpoint(lambda x: jnp.sin(times(x, p["a"])))(x)
+
+
+def nested(times, p, x):
+    def step(carry, w):
+        inner = jax.checkpoint(lambda c: lax.cond(c.sum() > 0, lambda c: times(c, w), jnp.sin, c))
+        return jax.jit(inner)(carry), None
+
+    return lax.scan(step, x, jnp.stack([p["a"], p["b"]]))[0]
+
+
+def with_custom_jvp(times, p, x):
+    @jax.custom_jvp
+    def f(x, w):
+        return times(x, w)
+
+    @f.defjvp
+    def _(primals, tangents):
+        return f(*primals), 3 * tangents[0]
+
+    return f(x, p["a"])
+
+
+def with_custom_vjp(times, p, x):
+    @jax.custom_vjp
+    def f(x, w):
+        return times(x, w)
+
+    f.defvjp(lambda x, w: (f(x, w), (x, w)), lambda saved, g: (5 * g, jnp.zeros_like(saved[1])))
+    return f(x, p["a"])
+
+
+PROGRAMS = [plain, jitted, scanned, looped, branched, switched, rematerialised, nested]
+CUSTOM = [with_custom_jvp, with_custom_vjp]
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("program", [*PROGRAMS, *CUSTOM], ids=lambda program: program.__name__)
+def test_equals_the_program_with_rounded_contractions(program, fmt, data):
+    by_hand = jax.jit(partial(program, partial(rounded_dot, fmt)))(*data)
+    simulated = qsim.simulate(partial(program, jnp.dot), fmt)
+    assert same(jax.jit(simulated)(*data), by_hand)
+    if program is not looped:  # a loop that runs one operation at a time is slow, not different
+        assert jax.tree.structure(simulated(*data)) == jax.tree.structure(by_hand)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+def test_without_quantizers_nothing_changes(program, data):
+    fn = partial(program, dot)
+    assert same(jax.jit(qsim.simulate(fn, None))(*data), jax.jit(fn)(*data))
+
+
+@pytest.mark.parametrize("program", [plain, jitted, branched, rematerialised, nested])
+def test_gradient_is_that_of_the_program_with_rounded_contractions(program, data):
+    def total(fn):
+        return jax.jit(jax.grad(lambda p, x: jnp.sum(fn(p, x) ** 2)))(*data)
+
+    by_hand = total(partial(program, partial(rounded_dot, "e4m3")))
+    simulated = total(qsim.simulate(partial(program, dot), "e4m3"))
+    flat = zip(jax.tree.leaves(simulated), jax.tree.leaves(by_hand), strict=True)
+    for found, expected in flat:
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("program, factor", [(with_custom_jvp, 3.0), (with_custom_vjp, 5.0)])
+def test_derivative_rules_of_the_user_stay_in_force(program, factor, data):
+    p, x = data
+    simulated = qsim.simulate(partial(program, dot), "e2m1f")
+    assert same(jax.grad(lambda x: simulated(p, x).sum())(x), jnp.full_like(x, factor))
+
+
+def test_roles_choose_the_quantizer(data):
+    p, x = data
+    q = partial(qsim.quantize, fmt="e2m1f")
+
+    def attention(p, x):
+        h = dot(x, p["a"])
+        return dot(h, h.T)
+
+    only_weights = qsim.simulate(attention, qsim.policy(weights="e2m1f"))(p, x)
+    h = dot(x, q(p["a"]))
+    assert same(only_weights, dot(h, h.T))
+    only_activations = qsim.simulate(attention, qsim.policy(activations="e2m1f"))(p, x)
+    h = dot(q(x), p["a"])
+    assert same(only_activations, dot(q(h), q(h.T)))
+    outputs = qsim.simulate(attention, qsim.policy(outputs="e2m1f"))(p, x)
+    h = q(dot(x, p["a"]))
+    assert same(outputs, q(dot(h, h.T)))
+
+
+def test_what_is_computed_from_parameters_is_a_weight(data):
+    p, x = data
+    by_hand = dot(x, qsim.quantize((p["a"] - p["a"].mean()).T, "e2m1f"))
+
+    def standardised(p, x):
+        return dot(x, (p["a"] - p["a"].mean()).T)
+
+    weights = qsim.policy(weights="e2m1f")
+    assert same(qsim.simulate(standardised, weights)(p, x), by_hand)
+    captured = qsim.simulate(lambda x: standardised(p, x), weights)
+    assert same(captured(x), by_hand)
+    swapped = qsim.simulate(lambda x, p: standardised(p, x), weights, params=1)
+    assert same(swapped(x, p), by_hand)
+
+
+def test_a_carried_value_that_meets_data_is_an_activation(data):
+    p, x = data
+
+    def run(p, x):
+        def step(state, row):
+            return jnp.tanh(dot(state, p["a"]) + row), None
+
+        return lax.scan(step, jnp.zeros(8), x)[0]
+
+    found = [site.roles for site in qsim.sites(run, p, x)]
+    assert found == [("activation", "weight")]
+
+
+def test_convolution_with_groups_and_dilation(data):
+    keys = jax.random.split(jax.random.key(1))
+    x, kernel = jax.random.normal(keys[0], (2, 9, 9, 4)), jax.random.normal(keys[1], (3, 3, 1, 8))
+
+    def conv(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, (2, 1), "SAME", rhs_dilation=(1, 2), feature_group_count=4,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=HIGHEST,
+        )  # fmt: skip
+
+    expected = conv(qsim.quantize(x, "e4m3"), qsim.quantize(kernel, "e4m3"))
+    found = qsim.simulate(lambda p, x: conv(x, p["k"]), "e4m3")({"k": kernel}, x)
+    assert same(found, expected)
+    [site] = qsim.sites(lambda p, x: conv(x, p["k"]), {"k": kernel}, x)
+    assert site.flops == 2 * expected.size * 3 * 3 * 1
+    assert site.roles == ("activation", "weight") and site.path == "k"
+
+
+class Perceptron(nn.Module):
+    """A model whose call has an argument that is no array."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Dense(8, name="up")(x)
+        x = nn.Dropout(0.5, deterministic=not train)(nn.gelu(x))
+        return nn.remat(nn.Dense)(2, name="down")(x)
+
+
+class Twin(nnx.Module):
+    """The same model in NNX."""
+
+    def __init__(self):
+        self.up, self.down = (nnx.Linear(a, b, rngs=nnx.Rngs(0)) for a, b in ((8, 8), (8, 2)))
+
+    def __call__(self, x):
+        return self.down(nnx.gelu(self.up(x)))
+
+
+@pytest.fixture
+def twins(data):
+    _, x = data
+    model = Perceptron()
+    variables = model.init(jax.random.key(0), x)
+    graph, state = nnx.split(Twin())
+    replaced = jax.tree.map(lambda leaf: leaf, state)
+    for layer in ("up", "down"):
+        for name in ("kernel", "bias"):
+            replaced[layer][name] = replaced[layer][name].replace(variables["params"][layer][name])
+
+    return model, variables, (lambda state, x: nnx.merge(graph, state)(x)), replaced
+
+
+@pytest.mark.parametrize("scale", ["none", "absmax", "power_of_two"])
+def test_linen_and_nnx_models_alike(twins, data, scale):
+    model, variables, apply, state = twins
+    policy = qsim.policy(weights="e2m1f", activations="e4m3", outputs="e5m7", scale=scale)
+    linen = qsim.simulate(model.apply, policy)
+    assert same(linen(variables, data[1]), qsim.simulate(apply, policy)(state, data[1]))
+    assert not same(linen(variables, data[1]), model.apply(variables, data[1]))
+    assert same(linen(variables, data[1], train=False), linen(variables, data[1]))
+    batch = jnp.stack([data[1], 2 * data[1]])
+    each = [jax.jit(linen)(variables, x) for x in batch]
+    mapped = jax.jit(jax.vmap(linen, (None, 0)))(variables, batch)
+    if scale == "none":  # vmap changes the order of a matrix product's sums
+        np.testing.assert_allclose(mapped, jnp.stack(each), rtol=1e-2, atol=1e-2)
+
+
+def test_sites_of_both(twins, data):
+    model, variables, apply, state = twins
+    linen, graph = (qsim.sites(*each, data[1]) for each in ((model.apply, variables), (apply, state)))
+    assert [site.roles for site in linen] == [("activation", "weight")] * 2
+    assert [site.flops for site in linen] == [2 * 4 * 8 * 8, 2 * 4 * 8 * 2]
+    assert [site.path for site in graph] == ["up", "down"]
+    assert [site.path.rsplit("/", 1)[-1] for site in linen] == ["up", "down"]
+
+
+def test_sites_count_the_runs_of_loops(data):
+    [site] = qsim.sites(partial(scanned, jnp.dot), *data)
+    assert (site.repeats, site.flops) == (3, 3 * 2 * 4 * 8 * 8)
+
+
+def test_sites_take_shapes_in_place_of_arrays(data):
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), data)
+    assert qsim.sites(partial(plain, jnp.dot), *shapes) == qsim.sites(partial(plain, jnp.dot), *data)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_models_are_summed_in_float32(dtype, data):
+    p, x = jax.tree.map(lambda leaf: leaf.astype(dtype), data)
+    wide = [qsim.quantize(leaf.astype(jnp.float32), "e4m3") for leaf in (x, p["a"])]
+    found = qsim.simulate(lambda p, x: x @ p["a"], "e4m3")(p, x)
+    assert found.dtype == dtype
+    assert same(found, dot(*wide).astype(dtype))
+
+
+def test_integer_contractions_stay_as_they_are():
+    x = jnp.arange(6, dtype=jnp.int32).reshape(2, 3)
+    assert same(qsim.simulate(lambda x: x @ x.T, "int4")(x), x @ x.T)
+
+
+def test_stochastic_rounding_is_keyed_by_site_operand_and_iteration(data):
+    p, x = data
+    policy = qsim.policy(weights="e2m1f", rounding="stochastic")
+
+    def run(key, fn=plain):
+        return jax.jit(qsim.simulate(partial(fn, dot), policy, key=key))(p, x)
+
+    assert same(run(jax.random.key(1)), run(jax.random.key(1)))
+    assert not same(run(jax.random.key(1)), run(jax.random.key(2)))
+    twice = qsim.simulate(lambda p, x: (dot(x, p["a"]), dot(x, p["a"])), policy, key=jax.random.key(0))
+    assert not same(*twice(p, x))
+
+    def repeated(p, x):
+        return lax.scan(lambda c, _: (c, dot(x, p["a"])), 0, None, length=2)[1]
+
+    first, second = qsim.simulate(repeated, policy, key=jax.random.key(0))(p, x)
+    assert not same(first, second)
+
+
+def test_simulations_nest(data):
+    inner = qsim.simulate(partial(plain, dot), qsim.policy(weights="e4m3"))
+    outer = qsim.simulate(inner, qsim.policy(activations="e4m3"))
+    both = qsim.simulate(partial(plain, dot), "e4m3")
+    assert same(jax.jit(outer)(*data), jax.jit(both)(*data))
+
+
+def test_simulating_a_gradient_rounds_the_backward_products(data):
+    p, x = data
+
+    def loss(p, x):
+        return dot(x, p["a"]).sum()
+
+    found = qsim.simulate(jax.grad(loss), "e2m1f")(p, x)["a"]
+    assert same(found, dot(qsim.quantize(x, "e2m1f").T, jnp.ones((4, 8))))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: qsim.simulate(jnp.dot, 3), "made by qsim.policy"),
+        (lambda: qsim.simulate(jnp.dot, "e4m33x"), "no format 'e4m33x'"),
+        (lambda: qsim.policy(weights="e4m3", scale="max"), "no scale 'max'; did you mean 'absmax'"),
+        (lambda: qsim.policy(weights="e4m3", rounding="nearest"), "no rounding mode 'nearest'"),
+        (lambda: qsim.policy(weights="e4m3", overflow="sat"), "no overflow policy 'sat'"),
+        (lambda: qsim.policy(weights="e4m3", gradient="ste"), "no gradient 'ste'"),
+        (lambda: qsim.policy(weights="e11m52"), "cannot be carried in float32"),
+    ],
+)
+def test_mistakes_are_named(make, message):
+    with unchecked(), pytest.raises((TypeError, ValueError), match=message):
+        make()
+
+
+def test_stochastic_rounding_without_a_key_is_refused(data):
+    policy = qsim.policy(weights="e4m3", rounding="stochastic")
+    with pytest.raises(ValueError, match="needs a random key"):
+        qsim.simulate(partial(plain, dot), policy)(*data)
+
+
+def test_a_primitive_that_cannot_be_entered_is_named(data):
+    mesh = Mesh(np.array(jax.devices()[:1]), ("i",))
+    whole = PartitionSpec()
+    shared = jax.shard_map(dot, mesh=mesh, in_specs=(whole, whole), out_specs=whole)
+    with pytest.raises(NotImplementedError, match=r"shard_map at test_simulate.py:\d+ holds contr"):
+        qsim.simulate(lambda p, x: shared(x, p["a"]), "e4m3")(*data)
