@@ -1,0 +1,124 @@
+"""Claim: rounding to any format costs what copying the array costs.
+
+16 Mi float32 are rounded to e4m3fn, e5m7 and bfloat16 by one executable whose grid is an argument,
+at most 1.10 times as slow as a copy of the same array (a product with a run-time number) in the
+same run, and exactly, subnormals and special values included.
+
+    python -m benchmarks.rounding [--size N] [--repeats R] [--plain-allocator] [--out DIR]
+"""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import qsim
+from benchmarks import record, reference, timing
+from benchmarks.peers import Peer, peers
+
+FORMATS = ("e4m3fn", "e5m7", "bfloat16")
+LIMIT = 1.10
+COPY, OURS = "copy: x * c in jit", "qsim, grid as an argument"
+
+COLUMNS = {
+    "name": "rounding by",
+    "milliseconds": "ms",
+    "ratio": "times the copy",
+    "compile": "compile, s",
+    "format": "to",
+    "overflow": "overflow",
+    "differ": "inexact of {tests:,}",
+    "zeros": "zeros of wrong sign",
+}
+
+
+def main() -> None:
+    """Measures, prints and stores."""
+    parser = record.arguments(__doc__.partition("\n")[0])
+    parser.add_argument("--size", type=int, default=2**24, help="float32 values to round")
+    parser.add_argument("--variants", type=int, default=64, help="test inputs, in units of 2**16")
+    options = parser.parse_args()
+    record.tune_allocator(options)
+    result = {
+        "benchmark": "rounding",
+        "claim": __doc__.partition("\n")[0],
+        "date": record.today(),
+        "machine": record.machine(),
+        "settings": {"size": options.size, "repeats": options.repeats},
+        **measured(options.size, options.repeats, reference.inputs(options.variants)),
+    }
+    result["settings"]["test_inputs"] = options.variants * 2**16
+    record.show(result)
+    print(record.store(result, options.out).name)
+
+
+def measured(size: int, repeats: int, tests: np.ndarray) -> dict:
+    """The sections, targets and absent peers of the record."""
+    x = data(size)
+    copy, _ = timing.compile(lambda x, c: x * c, x, 1.0)
+    turn, seconds = timing.compile(qsim.quantize, x, qsim.lower(qsim.parse(FORMATS[0])))
+    sections, targets, absent = [], [], {}
+    for spec in FORMATS:
+        rivals, missing = peers(qsim.parse(spec))
+        absent |= {entry["peer"]: entry for entry in missing}
+        grid = jax.tree.map(jnp.asarray, qsim.lower(qsim.parse(spec)))
+        runs = {COPY: lambda: copy(x, 1.0), OURS: lambda grid=grid: turn(x, grid)}
+        ours = reference.differences(np.asarray(jax.jit(qsim.quantize)(tests, grid)), exact(tests, spec))
+        facts = {
+            COPY: {},
+            OURS: {"compile": seconds, "format": spec, "overflow": "saturate", "differ": ours},
+        }
+        for rival in rivals:
+            runs[rival.name], facts[rival.name] = entered(rival, x, tests)
+        taken = timing.interleave(runs, repeats=repeats)
+        rows = [
+            {
+                "name": name,
+                "milliseconds": 1e3 * timing.median(taken, name),
+                "ratio": timing.ratio(taken, name, COPY),
+                **facts[name],
+                "seconds": taken[name],
+            }
+            for name in runs
+        ]
+        sections.append(record.section(f"{size:,} float32 to {spec}", COLUMNS, rows))
+        limit = {"at_most": LIMIT}
+        targets.append(record.target(f"{spec}: times the copy", rows[1]["ratio"], **limit))
+    return {"sections": sections, "targets": targets, "absent": list(absent.values())}
+
+
+def data(size: int) -> jax.Array:
+    """Values over twenty binades, so that every format meets subnormals and overflow."""
+    rng = np.random.default_rng(1)
+    values = np.ldexp(rng.standard_normal(size, np.float32), rng.integers(-12, 9, size))
+    return jnp.asarray(values.astype(np.float32))
+
+
+def exact(tests: np.ndarray, spec: str, overflow: str = "saturate") -> np.ndarray:
+    return reference.rounded(tests, qsim.parse(spec), overflow)
+
+
+def entered(peer: Peer, x: jax.Array, tests: np.ndarray) -> tuple:
+    """A contestant of a peer: its run, and the facts that stand beside its time."""
+    own, turn, seconds = peer.array(np.array(x)), peer.round, None
+    if peer.traced:
+        turn, seconds = timing.compile(peer.round, own)
+        checked = jax.jit(peer.round)
+    else:
+        checked = peer.round
+    result = np.asarray(checked(peer.array(tests.copy())), np.float32)
+    facts = {
+        "compile": seconds,
+        "format": peer.spec,
+        "overflow": peer.overflow,
+        "differ": reference.differences(result, exact(tests, peer.spec, peer.overflow)),
+    }
+    return (lambda: turn(own)), facts
+
+
+if __name__ == "__main__":
+    with np.errstate(all="ignore"):
+        main()
