@@ -54,7 +54,7 @@ clean: ## remove everything that can be made again
 	@echo "Installing $< into .venv; about a minute, once"
 	$(PIP) $(LOCKED) --only-binary :all: -r $<
 	$(PIP) install --no-deps --no-build-isolation --editable .
-	@touch $@
+	@touch .venv/run.done $@ # every lock contains the packages of run.txt
 
 $(BIN)/pip:
 	$(PYTHON) -m venv .venv
