@@ -184,16 +184,14 @@ def _number(text: str) -> Fraction | float:
 def _use_devices(count: int) -> None:
     """Let the CPU count as several devices, unless the user has set XLA up already.
 
-    One thread per device then does what a pool of threads would do in each operation.
+    One thread per device then does what a pool of threads would do in each operation. XLA reads
+    the flags when it is first used, which must come later.
     """
-    if "jax" in sys.modules or "xla_force_host_platform_device_count" in os.environ.get(
-        "XLA_FLAGS", ""
-    ):
-        return
-    flags = f"--xla_force_host_platform_device_count={count}"
-    if count > 1:
-        flags += " --xla_cpu_multi_thread_eigen=false"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" not in flags:
+        flags += f" --xla_force_host_platform_device_count={count}"
+        flags += " --xla_cpu_multi_thread_eigen=false" if count > 1 else ""
+        os.environ["XLA_FLAGS"] = flags.strip()
 
 
 def main() -> None:

@@ -78,7 +78,7 @@ def _draw(axis, grid: Sequence[Sequence[Row | None]], measure: str, norm):
         for x, row in enumerate(line):
             if row is not None:
                 dark = np.isfinite(row.kl) and row.kl > 0 and norm(row.kl) > 0.5
-                text = f"{getattr(row, measure):.3g}"
+                text = f"{getattr(row, measure):.4g}"
                 colour = "white" if dark else "black"
                 axis.text(x, y, text, ha="center", va="center", fontsize=8, color=colour)
     return image

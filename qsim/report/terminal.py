@@ -146,36 +146,36 @@ def result_table(rows: Sequence[Row], score: str) -> Table:
     return table
 
 
-def heat_map(rows: Sequence[Row], measure: str) -> list[Table]:
+def heat_map(rows: Sequence[Row], measure: str) -> list[Table | Text]:
     """The exponent x mantissa map of the float formats, and a strip of the integer formats."""
     floats = [row for row in rows if row.exponent_bits is not None]
     integers = [row for row in rows if row.exponent_bits is None]
     colour = _scale([getattr(row, measure) for row in rows])
-    tables = []
+    parts: list[Table | Text] = []
     if floats:
         by_bits = {(row.exponent_bits, row.mantissa_bits): getattr(row, measure) for row in floats}
         mantissas = sorted({mantissa for _, mantissa in by_bits})
-        table = Table(title=f"{measure}: exponent bits down, mantissa bits across", pad_edge=False)
+        table = Table(pad_edge=False)
         table.add_column("", justify="right", style="bold")
         for mantissa in mantissas:
             table.add_column(f"m{mantissa}", justify="right", no_wrap=True)
         for exponent in sorted({exponent for exponent, _ in by_bits}):
             cells = [_cell(by_bits.get((exponent, mantissa)), colour) for mantissa in mantissas]
             table.add_row(f"e{exponent}", *cells)
-        tables.append(table)
+        parts += [Text(f"{measure}: exponent bits down, mantissa bits across"), table]
     if integers:
-        table = Table(title=f"{measure}: integers", pad_edge=False)
+        table = Table(pad_edge=False)
         for row in integers:
             table.add_column(row.spec, justify="right", no_wrap=True)
         table.add_row(*[_cell(getattr(row, measure), colour) for row in integers])
-        tables.append(table)
-    return tables
+        parts += [Text(f"{measure}: integers"), table]
+    return parts
 
 
 def _cell(value: float | None, colour: Callable[[float], str]) -> Text:
     if value is None:
         return Text("")
-    return Text(f" {value:.3g} ", style=f"black on {colour(value)}" if value == value else "red")
+    return Text(f" {value:.4g} ", style=f"black on {colour(value)}" if value == value else "red")
 
 
 def _scale(values: Sequence[float]) -> Callable[[float], str]:

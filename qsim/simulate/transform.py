@@ -78,7 +78,8 @@ def simulate(
         traced = trace(fn, args, kwargs)
         context = _Context(chosen, key)
         flows = input_flows(traced, params)
-        results = _evaluate(context, traced.jaxpr, flows, traced.arrays, "")
+        arrays = [jnp.asarray(array) for array in traced.arrays]
+        results = _evaluate(context, traced.jaxpr, flows, arrays, "")
         return jax.tree.unflatten(traced.out_tree, results)
 
     return simulated

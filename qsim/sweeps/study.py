@@ -154,12 +154,12 @@ def _measure(answers, expected, labels) -> dict[str, jax.Array]:
     """Means over a batch, from log-probabilities ``[..., classes]`` and labels ``[...]``."""
     taken = jnp.take_along_axis(answers, labels[..., None], axis=-1)
     divergence = jnp.sum(jnp.exp(expected) * (expected - answers), axis=-1)
-    correct = jnp.argmax(answers, axis=-1) == labels
+    correct = (jnp.argmax(answers, axis=-1) == labels).astype(jnp.float32)
     finite = jnp.all(jnp.isfinite(answers), axis=-1)
     return {
         "loss": -jnp.mean(taken),
         "kl": jnp.mean(divergence),
-        "top1": jnp.mean(jnp.where(finite, correct, jnp.nan).astype(jnp.float32)),
+        "top1": jnp.mean(jnp.where(finite, correct, jnp.nan)),
     }
 
 

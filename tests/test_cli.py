@@ -1,0 +1,144 @@
+"""The command as people type it: what it prints, and one clear line for every mistake."""
+
+import io
+import os
+
+import pytest
+from rich.console import Console
+
+from qsim import cli
+from qsim.report import picture
+from qsim.report.terminal import heat_map
+from qsim.sweeps import store
+from qsim.sweeps.study import Row
+from tests.unchecked import unchecked
+
+SUBJECT = "tests.own_subject:subject"
+SMALL = ["--exponents", "3-4", "--mantissas", "1,3", "--integers", "4"]
+
+
+def typed(*words: str, monkeypatch) -> int:
+    """The exit code of ``qsim words...``."""
+    monkeypatch.setattr("sys.argv", ["qsim", *words])
+    monkeypatch.setenv("COLUMNS", "150")
+    with unchecked(), pytest.raises(SystemExit) as stop:
+        cli.main()
+    return stop.value.code or 0
+
+
+@pytest.fixture
+def qsim(monkeypatch, capsys):
+    def run(*words: str) -> str:
+        assert typed(*words, monkeypatch=monkeypatch) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+MISTAKES = [
+    (["show", "e4m33x"], "no format 'e4m33x'; did you mean"),
+    (["show", "e0m3"], "exponent_bits is 0"),
+    (["round", "e4m3", "abc"], "'abc' is no number; write 0.1"),
+    (["round", "e4m3", "1e99999"], "is no number"),
+    (["round", "e4m3", "1", "--rounding", "nearest"], "no rounding mode 'nearest'"),
+    (["round", "e4m3", "1", "--rounding", "stochastic"], "no single answer"),
+    (["round", "e4m3", "1", "--overflow", "sat"], "no overflow policy 'sat'; did you mean 'satur"),
+    (["sweep", SUBJECT, "--exponents", "8-2"], "--exponents '8-2' is no range"),
+    (["sweep", SUBJECT, "--exponents", "", "--integers", ""], "no formats are left"),
+    (["sweep", SUBJECT, "--mantissas", "30"], "cannot be carried in float32"),
+    (["sweep", SUBJECT, "--exponents", "9"], "cannot be carried in float32"),
+    (["sweep", SUBJECT, "--integers", "1"], "a signed integer has at least 2"),
+    (["sweep", SUBJECT, "--formats", "e4mx"], "no format 'e4mx'"),
+    (["sweep", SUBJECT, "--target", "weight"], "no target 'weight'; did you mean 'weights'"),
+    (["sweep", SUBJECT, "--scale", "max"], "no scale 'max'"),
+    (["sweep", SUBJECT, "--rounding", "stochastic:40"], "1 to 32 random bits, got 40"),
+    (["sweep", "nothing"], "subject 'nothing' has no attribute part"),
+    (["sweep", "nothing:at_all"], "cannot import nothing"),
+    (["sites", "tests.own_subject:nothing"], "has no 'nothing'"),
+    (["sweep", SUBJECT, "--out", "/proc/qsim"], "cannot write to /proc/qsim"),
+]
+
+
+@pytest.mark.parametrize("words, message", MISTAKES, ids=lambda value: str(value)[:40])
+def test_a_mistake_is_one_line_and_exit_code_2(words, message, monkeypatch, capsys):
+    assert typed(*words, monkeypatch=monkeypatch) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and errors.count("\n") == 1 and errors.startswith("qsim: ")
+
+
+@pytest.mark.parametrize("words", [["swep"], ["show"], ["sweep", "--mantisas", "3"]])
+def test_a_word_that_is_no_command_is_exit_code_2(words, monkeypatch, capsys):
+    assert typed(*words, monkeypatch=monkeypatch) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_round_is_exact(qsim):
+    out = qsim("round", "e4m3", "0.1", "448.5", "-0.3", "nan", "1/3")
+    assert "0.1015625" in out and "240" in out and "0x77" in out and "-0.3125" in out
+    assert "inf" in qsim("round", "e4m3", "448.5", "--overflow", "ieee")
+    assert "0.09375" in qsim("round", "e4m3", "0.1", "--rounding", "toward_zero")
+
+
+def test_show_lists_every_value_of_a_small_format(qsim):
+    out = qsim("show", "ocp_e2m1")
+    for value in ("0.5", "1.5", "3", "4", "6", "-6", "-0"):
+        assert f" {value} " in out
+    assert "values by code" not in qsim("show", "bfloat16")
+
+
+def test_formats_lists_the_catalogue(qsim):
+    out = qsim("formats")
+    for name in ("binary16", "ocp_e4m3", "e4m3b11fnuz", "int8"):
+        assert name in out
+
+
+def test_sites_lists_contractions(qsim):
+    out = qsim("sites", SUBJECT)
+    assert "Spiral/hidden" in out and "activation · weight" in out
+
+
+@pytest.mark.parametrize("command", [[], ["sweep"], ["formats"], ["show"], ["round"], ["sites"]])
+def test_help_has_examples(qsim, command):
+    out = qsim(*command, "--help")
+    assert "Usage" in out
+    assert command in ([], ["formats"]) or "qsim " + command[0] in out
+
+
+@pytest.mark.parametrize("rounding", ["ties_to_even", "stochastic:8"])
+def test_sweep_draws_and_stores(qsim, tmp_path, rounding):
+    out = qsim("sweep", SUBJECT, *SMALL, "--rounding", rounding, "--out", str(tmp_path / "a" / "b"))
+    for word in ("e3m1", "e4m3", "int4", "kl: exponent bits down", "kl: integers"):
+        assert word in out
+    rows, setting = store.read(tmp_path / "a" / "b" / "sweep.parquet")
+    assert [row.spec for row in rows] == ["e3m1", "e3m3", "e4m1", "e4m3", "int4"]
+    assert setting["rounding"] == rounding and setting["subject"] == SUBJECT
+    assert (tmp_path / "a" / "b" / "sweep.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_cpu_becomes_several_devices_unless_the_user_chose(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    cli._use_devices(2)
+    flags = os.environ["XLA_FLAGS"]
+    assert flags.startswith("--xla_dump_to=x --xla_force_host_platform_device_count=2")
+    cli._use_devices(4)
+    assert os.environ["XLA_FLAGS"] == flags
+
+
+def row(spec: str, exponent: int | None, mantissa: int | None, kl: float) -> Row:
+    return Row(
+        spec=spec, bits=8, exponent_bits=exponent, mantissa_bits=mantissa, loss=1 + kl,
+        loss_difference=kl, kl=kl, top1=0.5, bits_per_byte=None, seconds=0.1,
+    )  # fmt: skip
+
+
+ROWS = [row("e4m3", 4, 3, 0.1), row("e5m2", 5, 2, float("nan")), row("int8", None, None, 0.0)]
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:1], ROWS[2:], ROWS[1:2]])
+def test_maps_are_drawn_with_holes_and_diverged_formats(rows, tmp_path):
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(*heat_map(rows, "kl"))
+    text = console.export_text()
+    assert ("nan" in text) == any(row.kl != row.kl for row in rows)
+    picture.heat_map(tmp_path / "map.png", rows, "kl", "a title")
+    assert (tmp_path / "map.png").stat().st_size > 1000
