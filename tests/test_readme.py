@@ -1,0 +1,44 @@
+"""The README is true: its example prints what it says, its commands exist, its links lead somewhere."""
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from qsim import cli
+from tests.unchecked import unchecked
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLE, PRINTED = re.search(r"```python\n(.*?)```\n+```text\n(.*?)```", README, re.S).groups()
+COMMANDS = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("qsim ")]
+
+
+@pytest.mark.t1
+def test_the_example_prints_what_the_readme_says(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    printed = io.StringIO()
+    with unchecked(), contextlib.redirect_stdout(printed):
+        exec(compile(EXAMPLE, "README.md", "exec"), {})
+    assert printed.getvalue() == PRINTED
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if "sweep" not in line])
+def test_commands_work(line, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", shlex.split(line))
+    with unchecked(), pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code and capsys.readouterr().out
+
+
+def test_every_command_of_the_program_is_shown():
+    known = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    assert {shlex.split(line)[1] for line in COMMANDS} == known
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
+def test_links_lead_somewhere(path):
+    assert (ROOT / path).is_file()
