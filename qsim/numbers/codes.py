@@ -20,7 +20,7 @@ from qsim.numbers import formats
 from qsim.numbers.formats import Format, Integer
 from qsim.numbers.grid import CARRIERS, Carrier, lower
 from qsim.numbers.rounding import quantize, require_float
-from qsim.numbers.specs import parse
+from qsim.numbers.specs import format_of
 
 __all__ = ["NoNaNError", "decode", "encode"]
 
@@ -32,7 +32,7 @@ class NoNaNError(ValueError):
 def code_dtype(fmt: Format) -> np.dtype:
     """The smallest unsigned dtype that holds the codes.
 
-    >>> code_dtype(parse("e4m3"))
+    >>> code_dtype(format_of("e4m3"))
     dtype('uint8')
     """
     return np.dtype(f"uint{max(8, 1 << (fmt.bits - 1).bit_length())}")
@@ -63,7 +63,7 @@ def encode(
     >>> encode(jnp.array([1.0, -0.5, 448.0]), "e4m3fn").tolist()
     [56, 176, 126]
     """
-    fmt = parse(fmt) if isinstance(fmt, str) else fmt
+    fmt = format_of(fmt)
     x = require_float(x)
     wide = x if x.dtype.name in CARRIERS else x.astype(jnp.float32)
     nan = _nan_code(wide, fmt, nan)
@@ -90,7 +90,7 @@ def decode(
     >>> decode(jnp.array([0x38, 0x7E, 0x7F], jnp.uint8), "e4m3fn").tolist()
     [1.0, 448.0, nan]
     """
-    fmt = parse(fmt) if isinstance(fmt, str) else fmt
+    fmt = format_of(fmt)
     codes = jnp.asarray(codes)
     if not jnp.issubdtype(codes.dtype, jnp.integer):
         raise TypeError(f"codes are integers, got {codes.dtype}")

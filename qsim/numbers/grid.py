@@ -116,6 +116,8 @@ def lower(fmt: Format, carrier: str = "float32") -> Grid:
     >>> float(lower(parse("e4m3fn")).largest.view("float32"))
     448.0
     """
+    if not isinstance(fmt, Format):
+        raise TypeError(f"lower takes a Format, got {fmt!r}: write lower(parse('e4m3'))")
     into = _carrier(carrier)
     _require_carried(fmt, into)
     largest = _bits(fmt.largest, into)

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, UInt
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import CARRIERS, Carrier, Grid, carrier_of, lower
 from qsim.numbers.modes import Rounding, check_overflow
-from qsim.numbers.specs import parse
+from qsim.numbers.specs import format_of, parse
 
 __all__ = ["quantize", "round_to_grid"]
 
@@ -70,8 +70,7 @@ def quantize(
         raise ValueError(f"rounding={rounding!r} {need}")
     x = require_float(x)
     if not isinstance(fmt, Grid):
-        fmt = parse(fmt) if isinstance(fmt, str) else fmt
-        return _quantize_to_format(x, fmt, mode, policy, key, gradient)
+        return _quantize_to_format(x, format_of(fmt), mode, policy, key, gradient)
     _require_carrier(x, fmt)
     random = None if key is None else random_words(key, x.shape, mode)
     rounded = partial(_straight_through, mode, policy, gradient)
@@ -113,11 +112,13 @@ def require_float(x) -> Array:
         TypeError: for every other dtype.
         ValueError: for float64 where JAX would silently truncate it.
     """
-    if isinstance(x, float):
+    if type(x) is float:  # and not np.float64, which is a float too
         return jnp.float32(x)
     dtype = getattr(x, "dtype", None)
     if dtype is None:
-        raise TypeError(f"qsim expects a floating-point array, got {type(x).__name__} {x!r}")
+        kind, shown = type(x).__name__, repr(x)
+        shown = shown if len(shown) <= 40 else shown[:40] + "..."
+        raise TypeError(f"qsim expects a floating-point array, got {kind} {shown}")
     if dtype == np.float64 and not jax.config.jax_enable_x64:
         raise ValueError(
             "float64 input would be truncated to float32 before it is rounded (double rounding); "

@@ -18,7 +18,7 @@ from qsim.numbers.catalogue import catalogue
 from qsim.numbers.formats import Float, Format, Integer
 from qsim.numbers.modes import suggest
 
-__all__ = ["parse"]
+__all__ = ["format_of", "parse"]
 
 NUMBER = r"(\d{1,5})"
 FLOAT = re.compile(rf"(u?)e{NUMBER}m{NUMBER}(?:b(-?\d{{1,5}}))?(fnuz|nuz|fn|f|n|i)?")
@@ -68,6 +68,21 @@ def parse(spec: str) -> Format:
         f"no format {shown!r}; {suggest(name[:40], sorted(entries))} "
         "('qsim formats' lists the catalogue; any e4m3, int8 or fixed8.4 may be written)"
     )
+
+
+def format_of(fmt: str | Format) -> Format:
+    """``fmt`` itself, or the format that a string stands for.
+
+    Raises:
+        TypeError: for anything else.
+        ValueError: as ``parse``.
+    """
+    if isinstance(fmt, Float | Integer):
+        return fmt
+    if not isinstance(fmt, str):
+        kind = type(fmt).__name__
+        raise TypeError(f"expected one format, a string such as 'e4m3' or a qsim.Float, got {kind}")
+    return parse(fmt)
 
 
 def _float(unsigned: str, exponent: str, mantissa: str, bias: str | None, specials: str | None):
