@@ -32,7 +32,9 @@ def rounded_dot(fmt, a, b):
 def data():
     keys = jax.random.split(jax.random.key(0), 3)
     shapes = {"a": (8, 8), "b": (8, 8)}
-    weights = {name: jax.random.normal(key, shapes[name]) for key, name in zip(keys, shapes, strict=False)}
+    weights = {
+        name: jax.random.normal(key, shapes[name]) for key, name in zip(keys, shapes, strict=False)
+    }
     return weights, jax.random.normal(keys[2], (4, 8))
 
 
@@ -263,7 +265,9 @@ def test_linen_and_nnx_models_alike(twins, data, scale):
 
 def test_sites_of_both(twins, data):
     model, variables, apply, state = twins
-    linen, graph = (qsim.sites(*each, data[1]) for each in ((model.apply, variables), (apply, state)))
+    linen, graph = (
+        qsim.sites(*each, data[1]) for each in ((model.apply, variables), (apply, state))
+    )
     assert [site.roles for site in linen] == [("activation", "weight")] * 2
     assert [site.flops for site in linen] == [2 * 4 * 8 * 8, 2 * 4 * 8 * 2]
     assert [site.path for site in graph] == ["up", "down"]
@@ -277,7 +281,9 @@ def test_sites_count_the_runs_of_loops(data):
 
 def test_sites_take_shapes_in_place_of_arrays(data):
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), data)
-    assert qsim.sites(partial(plain, jnp.dot), *shapes) == qsim.sites(partial(plain, jnp.dot), *data)
+    assert qsim.sites(partial(plain, jnp.dot), *shapes) == qsim.sites(
+        partial(plain, jnp.dot), *data
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -303,7 +309,9 @@ def test_stochastic_rounding_is_keyed_by_site_operand_and_iteration(data):
 
     assert same(run(jax.random.key(1)), run(jax.random.key(1)))
     assert not same(run(jax.random.key(1)), run(jax.random.key(2)))
-    twice = qsim.simulate(lambda p, x: (dot(x, p["a"]), dot(x, p["a"])), policy, key=jax.random.key(0))
+    twice = qsim.simulate(
+        lambda p, x: (dot(x, p["a"]), dot(x, p["a"])), policy, key=jax.random.key(0)
+    )
     assert not same(*twice(p, x))
 
     def repeated(p, x):

@@ -116,7 +116,9 @@ def test_policies_of_several_structures_keep_their_order(data):
 
 def test_arguments_that_are_no_arrays_stay_static(data):
     found = qsim.sweep(perceptron, ["e4m3"])(*data, power=3)
-    assert same(found, [jax.jit(lambda p, x: qsim.simulate(perceptron, "e4m3")(p, x, power=3))(*data)])
+    assert same(
+        found, [jax.jit(lambda p, x: qsim.simulate(perceptron, "e4m3")(p, x, power=3))(*data)]
+    )
 
 
 def test_a_format_that_diverges_leaves_the_others_alone(data):

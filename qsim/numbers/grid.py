@@ -75,6 +75,7 @@ class Grid:
       the carrier's infinity or NaN, or the finite edge itself where the format has neither;
     - ``sign`` is the carrier's sign bit, 0 for unsigned formats, and ``negative_zero`` is the
       carrier's sign bit where minus zero is a value, else 0;
+    - ``first`` is the smallest gap, ``2**quantum``;
     - ``smallest`` is 0, but the smallest value where the format has no zero;
     - ``parity`` is added to an exponent to get the code's parity where ``mantissa_bits`` is 0.
 
@@ -90,6 +91,7 @@ class Grid:
     lowest: Any
     overflow: Any
     underflow: Any
+    first: Any
     smallest: Any
     sign: Any
     negative_zero: Any
@@ -125,12 +127,14 @@ def lower(fmt: Format, carrier: str = "float32") -> Grid:
     nan = into.nan if fmt.has_nan else None
     beyond = into.infinity if fmt.infinities else nan
     below = beyond if fmt.signed else nan
-    smallest = 0 if fmt.has_zero else _bits(fmt.smallest, into)
+    first = _bits(fmt.smallest, into)
+    smallest = 0 if fmt.has_zero else first
     words = {
         "largest": largest,
         "lowest": lowest,
         "overflow": largest if beyond is None else beyond,
         "underflow": max(lowest, smallest) if below is None else below,
+        "first": first,
         "smallest": smallest,
         "sign": into.sign if fmt.signed else 0,
         "negative_zero": into.sign if fmt.has_negative_zero else 0,

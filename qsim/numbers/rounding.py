@@ -199,13 +199,12 @@ def round_to_grid(
     carrier, grid = carrier_of(grid), jax.tree.map(jnp.asarray, grid)
     bits = lax.bitcast_convert_type(x, carrier.word)
     magnitude, negative = _split(bits, carrier)
-    first = _power_bits(grid.quantum, carrier)
     # what lies in the first gap and does not fall to zero rounds as the first grid point does
-    at_least_first = jnp.maximum(magnitude, first)
+    at_least_first = jnp.maximum(magnitude, grid.first)
     mask = _word(2**carrier.bits - 1, carrier) << _shift(at_least_first, grid, carrier)
     odd = _is_odd(at_least_first, ~mask + _word(1, carrier), grid, carrier)
     rounded = (at_least_first + _offset(mask, odd, negative, mode, random, carrier)) & mask
-    leaves_zero = _leaves_zero(magnitude, negative, first, grid, mode, random, carrier)
+    leaves_zero = _leaves_zero(magnitude, negative, grid, mode, random, carrier)
     rounded = jnp.where(leaves_zero, rounded, _word(0, carrier))
     rounded = _overflowed(rounded, magnitude, negative, grid, mode, policy, carrier)
     sign = bits & jnp.where(rounded == 0, grid.negative_zero, grid.sign)
@@ -222,17 +221,6 @@ def _word(value: int, carrier: Carrier) -> np.generic:
 def _split(bits: Array, carrier: Carrier) -> tuple[Array, Array]:
     """The magnitude's bit pattern, and whether the number is below zero."""
     return bits & _word(carrier.sign - 1, carrier), bits > _word(carrier.sign, carrier)
-
-
-def _power_bits(exponent: Array, carrier: Carrier) -> Array:
-    """The bit pattern of ``2**exponent``; 0 below the carrier's smallest value."""
-    normal = lax.convert_element_type(exponent + carrier.bias, carrier.word)
-    subnormal = lax.convert_element_type(exponent - carrier.quantum, carrier.word)
-    return jnp.where(
-        exponent > -carrier.bias,
-        normal << carrier.mantissa_bits,
-        jnp.where(exponent < carrier.quantum, 0, _word(1, carrier) << subnormal),
-    )
 
 
 def _shift(magnitude: Array, grid: Grid, carrier: Carrier) -> Array:
@@ -298,13 +286,14 @@ def _offset(mask, odd: Array, negative: Array, mode: Rounding, random, carrier: 
     raise AssertionError(mode)
 
 
-def _leaves_zero(magnitude, negative, first, grid: Grid, mode: Rounding, random, carrier: Carrier):
+def _leaves_zero(magnitude, negative, grid: Grid, mode: Rounding, random, carrier: Carrier):
     """Whether a magnitude rounds to a grid point other than zero.
 
     Beyond the first gap every magnitude does, and without a zero in the format all do.
     """
-    one = _word(1, carrier)
-    half, inside = _power_bits(grid.quantum - 1, carrier), None
+    one, first, inside = _word(1, carrier), grid.first, None
+    binade = _word(1 << carrier.mantissa_bits, carrier)
+    half = jnp.where(first < binade * 2, first >> 1, first - binade)
     match mode.mode:
         case "ties_to_even" | "ties_to_zero":
             least = half + one

@@ -13,6 +13,7 @@ Source of the scale rules: OCP MX 1.0, 6.3 (power of two); the absolute maximum 
 symmetric integer quantization, arXiv:1712.05877.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -44,6 +45,7 @@ def check_scale(scale: str) -> str:
     return scale
 
 
+@partial(jax.jit, static_argnames=("scale", "mode", "policy", "gradient"))
 def quantize_scaled(
     x: Float[Array, "..."],
     grid: Grid,
@@ -85,18 +87,14 @@ def shift(grid: Grid, exponent: Int[Array, "..."]) -> Grid:
 
     The caller sees to it that the carrier holds them.
     """
-    carrier = carrier_of(grid)
-    moved = {
-        name: _times_power(getattr(grid, name), exponent, carrier)
-        for name in ("largest", "lowest", "overflow", "underflow", "smallest")
-    }
-    return Grid(
-        mantissa_bits=jnp.asarray(grid.mantissa_bits),
+    names = ("largest", "lowest", "overflow", "underflow", "first", "smallest")
+    words = jnp.stack([getattr(grid, name) for name in names])
+    moved = _times_power(words, exponent, carrier_of(grid))
+    return replace(
+        grid,
         quantum=grid.quantum + exponent,
         parity=grid.parity - exponent,
-        sign=jnp.asarray(grid.sign),
-        negative_zero=jnp.asarray(grid.negative_zero),
-        **moved,
+        **dict(zip(names, moved, strict=True)),
     )
 
 
