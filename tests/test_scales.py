@@ -12,13 +12,13 @@ from qsim.numbers import exact
 from qsim.numbers.grid import lower, stack
 from qsim.numbers.modes import Rounding
 from qsim.numbers.specs import parse
-from qsim.scales.tensor import quantize_scaled, shift
+from qsim.scales.tensor import quantize_scaled
 from tests.unchecked import unchecked
 
 SPECS = ["e2m1f", "e4m3", "e4m3fn", "e5m2", "e5m7", "e7m2", "e4m3fnuz", "int4", "int8", "fixed8.4"]
 WIDE = ["e8m7", "e8m3", "e8m10"]
 MODES = ["ties_to_even", "toward_zero", "away_from_zero", "up", "to_odd"]
-EXPONENTS = [-140, -126, -60, -3, 0, 5, 60, 120]
+EXPONENTS = [-140, -126, -60, -3, 0, 5, 60, 118]
 
 
 def tensor(exponent: int, seed: int = 0) -> np.ndarray:
@@ -58,9 +58,7 @@ def test_power_of_two_is_the_smallest_without_overflow(spec, mode):
         x = tensor(exponent)
         amax = Fraction(float(np.max(np.abs(x))))
         power = min(k for k in range(-400, 400) if amax <= fmt.largest * Fraction(2) ** k)
-        low = max(-149 - fmt.quantum, -127 - getattr(fmt, "emin", 0))
-        if not low <= power <= 127 - (int(fmt.largest).bit_length() - 1):
-            continue  # the carrier limits the scale there
+        power = max(power, -124 - fmt.quantum)  # the carrier limits the scale
         unit = Fraction(2) ** power
         values = [exact.round_exact(v, fmt, rounding=mode) for v in fractions(x, unit)]
         expected = [times(v, unit) for v in values]
@@ -88,9 +86,7 @@ def test_absmax_divides_rounds_and_multiplies(spec, mode):
 @pytest.mark.parametrize("scale", ["absmax", "power_of_two"])
 @pytest.mark.parametrize("spec", SPECS)
 def test_absmax_of_a_scaled_tensor_is_nearly_kept(spec, scale):
-    if scale == "absmax" and spec == "e7m2":
-        pytest.skip("scaled to this tensor it would leave the carrier's normal range")
-    x = tensor(0)
+    x = tensor(6)  # e7m2 has no room for a smaller scale
     found = np.max(np.abs(scaled(x, spec, scale)))
     amax = np.max(np.abs(x))
     precision = 24 if scale == "absmax" else parse(spec).precision
@@ -149,20 +145,6 @@ def test_a_sum_does_not_absorb_the_product():
         return scaled(x, "int8", "absmax") + bias
 
     assert same(jax.jit(add)(x), np.asarray(scaled(x, "int8", "absmax")) + np.float32(0.3))
-
-
-@pytest.mark.parametrize("exponent", [-9, -1, 1, 7])
-@pytest.mark.parametrize("spec", ["e2m1f", "e4m3fn", "int8", "e3m0"])
-def test_shift_multiplies_every_value_by_a_power_of_two(spec, exponent):
-    fmt = parse(spec)
-    moved = shift(jax.tree.map(jnp.asarray, lower(fmt)), jnp.int32(exponent))
-    factor = Fraction(2) ** exponent
-    known = sorted({v for v in exact.values(fmt) if isinstance(v, Fraction)})
-    points = known + [(a + b) / 2 for a, b in zip(known, known[1:], strict=False)]
-    x = np.float32([float(p * factor) for p in points])
-    found = quantized(jnp.asarray(x), moved, "none", "ties_to_even")
-    expected = [times(exact.round_exact(p, fmt), factor) for p in points]
-    assert same(found, expected)
 
 
 def test_the_derivative_is_straight_through_and_zero_outside():

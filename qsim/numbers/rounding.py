@@ -73,7 +73,7 @@ def quantize(
         return _quantize_to_format(x, format_of(fmt), mode, policy, key, gradient)
     _require_carrier(x, fmt)
     random = None if key is None else random_words(key, x.shape, mode)
-    rounded = partial(_straight_through, mode, policy, gradient)
+    rounded = partial(_compiled, mode, policy, gradient)
     for _ in fmt.shape:
         rounded = jax.vmap(rounded, in_axes=(None, 0, None))
     return rounded(x, fmt, random)
@@ -88,7 +88,7 @@ def _quantize_to_format(x, fmt: Format, mode: Rounding, policy: str, key, gradie
         _require_held(fmt, dtype)
         grid, wide = lower(fmt), widen(x)
     random = None if key is None else random_words(key, x.shape, mode)
-    return _straight_through(mode, policy, gradient, wide, grid, random).astype(dtype)
+    return _compiled(mode, policy, gradient, wide, grid, random).astype(dtype)
 
 
 def check_gradient(gradient: str) -> str:
@@ -160,6 +160,12 @@ def random_words(key: Array, shape: tuple[int, ...], mode: Rounding) -> UInt[Arr
 
 
 # --- the derivative -------------------------------------------------------------------------
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _compiled(mode: Rounding, policy: str, gradient: str, x, grid: Grid, random):
+    """One call also where nothing else is compiled; the grid is traced."""
+    return _straight_through(mode, policy, gradient, x, grid, random)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))

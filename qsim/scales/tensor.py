@@ -1,31 +1,31 @@
 """How a whole tensor meets a format: one scale for all of its values.
 
-A scale is kept as ``ratio * 2**exponent``. The power of two is absorbed by the grid, whose gaps
-and edges move with it, at no cost and without rounding; only the ratio, a number in (1/2, 2) that
-is 1 for power-of-two scales, divides the values and multiplies what they were rounded to::
+With the scale s, a number of the carrier, and correctly rounded operations::
 
-    quantize_scaled(x) = ratio * round(x / ratio, to the grid times 2**exponent)
+    quantize_scaled(x) = s * round(x / s, to the grid)
 
-Both operations are correctly rounded in the carrier. The division hides from the compiler that
-its divisor is a scalar, since XLA would replace it by a multiplication with the reciprocal.
+A division hides from the compiler that its divisor is a scalar, since XLA would replace it by a
+multiplication with the reciprocal. Back ends differ in what they make of subnormals, so the scale
+is limited such that no quotient or product that matters is one: the scaled grid's smallest gap
+stays at or above ``2**-124`` in float32 (``2**-1020`` in float64), and its largest value below the
+carrier's. Formats too wide for that, those of 8 exponent bits in float32, have the scale 1.
 
-Source of the scale rules: OCP MX 1.0, 6.3 (power of two); the absolute maximum is that of
-symmetric integer quantization, arXiv:1712.05877.
+Sources: OCP MX 1.0, 6.3 (power of two); the absolute maximum is that of symmetric integer
+quantization, arXiv:1712.05877.
 """
 
-from dataclasses import replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, UInt
+from jaxtyping import Array, Bool, Float, Int, UInt
 
 from qsim.numbers.grid import Carrier, Grid, carrier_of
 from qsim.numbers.modes import Rounding, suggest
 from qsim.numbers.rounding import inside_range, round_to_grid
 
-__all__ = ["SCALES", "check_scale", "quantize_scaled", "shift"]
+__all__ = ["SCALES", "check_scale", "choose_scale", "quantize_scaled"]
 
 SCALES = {
     "none": "values are rounded as they are",
@@ -65,148 +65,131 @@ def quantize_scaled(
         mode, policy, gradient, random: as for ``qsim.numbers.rounding``.
 
     A tensor of zeros has the scale 1. A tensor that holds an infinity or a NaN has no scale, and
-    all of the result is NaN. A grid as wide as its carrier (8 exponent bits in float32) is not
-    scaled by ``absmax``; at the ends of the carrier's range the exponent is limited to what keeps
-    the scaled grid inside it.
+    all of the result is NaN.
     """
     grid = jax.tree.map(jnp.asarray, grid)
-    if scale == "none" or x.size == 0:
-        one = jnp.ones((), x.dtype)
-        return _straight_through(mode, policy, gradient, False, x, grid, one, random)
-    largest = _absolute_maximum(x, grid)
-    exponent, ratio = _rule(scale, largest, grid)
+    factor = None
+    if scale != "none" and x.size:
+        factor = choose_scale(x, grid, scale=scale)
     divides = scale == "absmax"
-    moved = shift(grid, exponent)
-    result = _straight_through(mode, policy, gradient, divides, x, moved, ratio, random)
-    finite = largest < carrier_of(grid).infinity
-    return jnp.where(finite, result, jnp.full_like(result, jnp.nan))
+    return _straight_through(mode, policy, gradient, divides, x, grid, factor, random)
 
 
-def shift(grid: Grid, exponent: Int[Array, "..."]) -> Grid:
-    """The grid whose values are those of ``grid`` times ``2**exponent``.
+def choose_scale(x: Float[Array, "..."], grid: Grid, *, scale: str) -> Float[Array, ""]:
+    """The scale that a rule gives a tensor: a number of the carrier, or NaN.
 
-    The caller sees to it that the carrier holds them.
+    Args:
+        x: values in the grid's carrier, of any shape but empty.
+        grid: a single grid.
+        scale: ``"absmax"`` or ``"power_of_two"``.
     """
-    names = ("largest", "lowest", "overflow", "underflow", "first", "smallest")
-    words = jnp.stack([getattr(grid, name) for name in names])
-    moved = _times_power(words, exponent, carrier_of(grid))
-    return replace(
-        grid,
-        quantum=grid.quantum + exponent,
-        parity=grid.parity - exponent,
-        **dict(zip(names, moved, strict=True)),
-    )
-
-
-# --- the rules ------------------------------------------------------------------------------
-
-
-def _absolute_maximum(x: Array, grid: Grid) -> UInt[Array, ""]:
-    """The bit pattern of the largest magnitude; a NaN is above infinity."""
     carrier = carrier_of(grid)
+    largest = _absolute_maximum(x, carrier)
+    exponent_x, fraction_x = _split_magnitude(largest, carrier)
+    exponent_f, fraction_f = _split_magnitude(jnp.asarray(grid.largest), carrier)
+    low, high = 3 - carrier.bias - grid.quantum, carrier.bias - 1 - exponent_f
+    scalable = (largest > 0) & (low <= high) & (grid.quantum >= 3 - carrier.bias)
+    wanted = exponent_x - exponent_f
+    if scale == "power_of_two":
+        wanted = wanted + (fraction_x > fraction_f).astype(jnp.int32)
+    exponent = jnp.where(scalable, jnp.clip(wanted, low, high), 0)
+    factor = _number(exponent, jnp.zeros_like(fraction_x), carrier)
+    if scale == "absmax":
+        fits = scalable & (exponent == wanted)
+        zero = jnp.zeros_like(exponent)
+        dividend = _number(zero, fraction_x, carrier)
+        divisor = _number(zero, jnp.where(fits, fraction_f, fraction_x), carrier)
+        factor = factor * _divide(dividend, divisor, carrier)
+    return jnp.where(largest < carrier.infinity, factor, jnp.full_like(factor, jnp.nan))
+
+
+def _absolute_maximum(x: Array, carrier: Carrier) -> UInt[Array, ""]:
+    """The bit pattern of the largest magnitude; that of a NaN is above infinity's."""
     bits = lax.bitcast_convert_type(lax.stop_gradient(x), carrier.word)
     return jnp.max(bits & carrier.word.type(carrier.sign - 1))
 
 
-def _rule(scale: str, largest: Array, grid: Grid) -> tuple[Array, Array]:
-    """The exponent and the ratio of the scale that a rule chooses."""
-    carrier = carrier_of(grid)
-    exponent_x, fraction_x = _split_magnitude(largest, carrier)
-    exponent_f, fraction_f = _split_magnitude(grid.largest, carrier)
-    wanted = exponent_x - exponent_f
-    if scale == "power_of_two":
-        wanted = wanted + (fraction_x > fraction_f).astype(jnp.int32)
-        low = jnp.maximum(carrier.quantum - grid.quantum, -carrier.bias - _emin(grid))
-        high = carrier.bias - exponent_f
-        return jnp.where(largest == 0, 0, jnp.clip(wanted, low, high)), _unit(0, carrier)
-    # all quotients and products stay in the carrier's normal range, or are zero
-    low, high = 3 - carrier.bias - grid.quantum, carrier.bias - 1 - exponent_f
-    exponent = jnp.where((largest == 0) | (low > high), 0, jnp.clip(wanted, low, high))
-    scaled = (exponent == wanted) & (low <= high)
-    divisor = jnp.where(scaled, fraction_f, fraction_x)
-    ratio = _divide(_unit(fraction_x, carrier), _unit(divisor, carrier), carrier)
-    return exponent, jnp.where(largest == 0, jnp.ones_like(ratio), ratio)
-
-
-def _emin(grid: Grid) -> Array:
-    """The exponent from which on the grid's precision is full."""
-    return grid.quantum + grid.mantissa_bits
-
-
-def _split_magnitude(bits: Array, carrier: Carrier) -> tuple[Array, Array]:
+def _split_magnitude(bits: UInt[Array, ""], carrier: Carrier) -> tuple[Int[Array, ""], Array]:
     """Exponent and fraction field of a magnitude, as if the carrier had no subnormals."""
     stored, word = carrier.mantissa_bits, carrier.word.type
-    bits = jnp.asarray(bits)
-    length = carrier.bits - lax.clz(bits).astype(jnp.int32)
-    up = jnp.maximum(stored + 1 - length, 0)
-    field = (bits >> stored).astype(jnp.int32)
+    up = jnp.maximum(lax.clz(bits).astype(jnp.int32) - (carrier.bits - 1 - stored), 0)
     fraction = (bits << up.astype(carrier.word)) & word((1 << stored) - 1)
+    field = (bits >> stored).astype(jnp.int32)
     return jnp.maximum(field, 1) - up - carrier.bias, fraction
 
 
-def _unit(fraction, carrier: Carrier) -> Float[Array, ""]:
-    """The number in [1, 2) with a fraction field."""
-    bits = jnp.asarray(fraction, carrier.word) | carrier.word.type(
-        carrier.bias << carrier.mantissa_bits
-    )
-    return lax.bitcast_convert_type(bits, jnp.dtype(carrier.name))
+def _number(exponent: Array, fraction: Array, carrier: Carrier) -> Float[Array, ""]:
+    """The normal number of an exponent and a fraction field."""
+    field = (exponent + carrier.bias).astype(carrier.word) << carrier.mantissa_bits
+    return lax.bitcast_convert_type(field | fraction, jnp.dtype(carrier.name))
 
 
-def _times_power(bits: Array, exponent: Array, carrier: Carrier) -> Array:
-    """The bit pattern of a magnitude times ``2**exponent``; zero, infinity and NaN stay."""
-    stored, word = carrier.mantissa_bits, carrier.word.type
-    own, fraction = _split_magnitude(bits, carrier)
-    field = own + exponent + carrier.bias
-    down = jnp.maximum(1 - field, 0).astype(carrier.word)
-    significand = (fraction | word(1 << stored)) >> down
-    moved = significand + (jnp.maximum(field - 1, 0).astype(carrier.word) << stored)
-    special = (bits == 0) | (bits >= word(carrier.infinity))
-    return jnp.where(special, bits, moved)
-
-
-# --- arithmetic with the ratio --------------------------------------------------------------
-
-
-def _divide(x: Array, ratio: Array, carrier: Carrier) -> Array:
-    """``x / ratio``, correctly rounded; subnormals count as the carrier's smallest magnitude.
-
-    The divisor gets a bit of each value's pattern that is always zero, so that it is no scalar.
-    Where the ratio is 1, ``x`` stays as it is, subnormals too.
-    """
-    word = carrier.word.type
-    bits = lax.bitcast_convert_type(x, carrier.word)
-    magnitude = bits & word(carrier.sign - 1)
-    divisor = lax.bitcast_convert_type(ratio, carrier.word) | magnitude >> (carrier.bits - 1)
-    quotient = x / lax.bitcast_convert_type(divisor, x.dtype)
-    tiny = magnitude < word(2 << carrier.mantissa_bits)
-    least = (bits & word(carrier.sign)) | jnp.minimum(magnitude, word(1))
-    quotient = jnp.where(tiny, lax.bitcast_convert_type(least, x.dtype), quotient)
-    return jnp.where(ratio == 1, x, quotient)
-
-
-def _multiply(x: Array, ratio: Array, carrier: Carrier) -> Array:
-    """``x * ratio``, rounded once: its sign is set apart, so that no sum absorbs the product."""
-    word = carrier.word.type
-    bits = lax.bitcast_convert_type(x, carrier.word)
-    magnitude = lax.bitcast_convert_type(bits & word(carrier.sign - 1), x.dtype) * ratio
-    product = lax.bitcast_convert_type(magnitude, carrier.word) | (bits & word(carrier.sign))
-    return jnp.where(ratio == 1, x, lax.bitcast_convert_type(product, x.dtype))
+# --- arithmetic with the scale --------------------------------------------------------------
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
-def _straight_through(mode, policy, gradient, divides, x, grid, ratio, random):
-    carrier = carrier_of(grid)
-    y = _divide(x, ratio, carrier) if divides else x
+def _straight_through(mode, policy, gradient, divides, x, grid, factor, random):
+    y = _unscale(x, factor, divides, carrier_of(grid))
     rounded = round_to_grid(y, grid, mode=mode, policy=policy, random=random)
-    return _multiply(rounded, ratio, carrier) if divides else rounded
+    return _rescale(rounded, factor, carrier_of(grid))
 
 
 @_straight_through.defjvp
 def _straight_through_jvp(mode, policy, gradient, divides, primals, tangents):
-    x, grid, ratio, random = primals
-    result = _straight_through(mode, policy, gradient, divides, x, grid, ratio, random)
+    x, grid, factor, random = primals
+    result = _straight_through(mode, policy, gradient, divides, x, grid, factor, random)
     tangent = tangents[0]
     if gradient == "clipped":
-        y = _divide(x, ratio, carrier_of(grid)) if divides else x
-        tangent = jnp.where(inside_range(y, grid), tangent, jnp.zeros_like(tangent))
+        inside = inside_range(_unscale(x, factor, divides, carrier_of(grid)), grid)
+        tangent = jnp.where(inside, tangent, jnp.zeros_like(tangent))
     return result, tangent
+
+
+def _unscale(x: Array, factor: Array | None, divides: bool, carrier: Carrier) -> Array:
+    """``x / factor``; what is far below the smallest gap becomes the smallest magnitude.
+
+    That keeps its sign and that it is not zero, which is all that matters of it.
+    """
+    if factor is None:
+        return x
+    if divides:
+        quotient = _divide(x, factor, carrier)
+    else:  # by a power of two, whose reciprocal is exact
+        bits = lax.bitcast_convert_type(factor, carrier.word)
+        one_over = carrier.word.type(2 * carrier.bias << carrier.mantissa_bits) - bits
+        quotient = x * lax.bitcast_convert_type(one_over, x.dtype)
+    word = carrier.word.type
+    bits, of_quotient = (lax.bitcast_convert_type(v, carrier.word) for v in (x, quotient))
+    magnitude = bits & word(carrier.sign - 1)
+    tiny = _is_tiny(magnitude, carrier) | _is_tiny(of_quotient & word(carrier.sign - 1), carrier)
+    least = (bits & word(carrier.sign)) | jnp.minimum(magnitude, word(1))
+    unscaled = jnp.where(tiny, lax.bitcast_convert_type(least, x.dtype), quotient)
+    return jnp.where(factor == 1, x, unscaled)
+
+
+def _is_tiny(magnitude: Array, carrier: Carrier) -> Bool[Array, "..."]:
+    """Whether a magnitude is subnormal or in the lowest normal binade."""
+    return magnitude < carrier.word.type(2 << carrier.mantissa_bits)
+
+
+def _divide(x: Array, by: Array, carrier: Carrier) -> Array:
+    """``x / by``, correctly rounded for a scalar ``by``.
+
+    The divisor gets a bit of each value's pattern that is always zero, so that it is no scalar.
+    """
+    magnitude = lax.bitcast_convert_type(x, carrier.word) & carrier.word.type(carrier.sign - 1)
+    never = magnitude >> (carrier.bits - 1)
+    divisor = lax.bitcast_convert_type(by, carrier.word) | never
+    return x / lax.bitcast_convert_type(divisor, x.dtype)
+
+
+def _rescale(x: Array, factor: Array | None, carrier: Carrier) -> Array:
+    """``x * factor``, rounded once: its sign is set apart, so that no sum absorbs the product."""
+    if factor is None:
+        return x
+    word = carrier.word.type
+    bits = lax.bitcast_convert_type(x, carrier.word)
+    product = lax.bitcast_convert_type(bits & word(carrier.sign - 1), x.dtype) * factor
+    signed = lax.bitcast_convert_type(product, carrier.word) | (bits & word(carrier.sign))
+    result = jnp.where(factor == 1, x, lax.bitcast_convert_type(signed, x.dtype))
+    return jnp.where(jnp.isnan(factor), factor, result)

@@ -1,0 +1,82 @@
+"""The benchmarks run at their smallest size, print their ratios, and leave a valid data file."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import reference, table
+from qsim import parse
+from tests.intervals import intervals
+
+ROOT = Path(__file__).parents[1]
+SIZES = {
+    "rounding": ["--size", "4096", "--variants", "1"],
+    "sweep": "--formats 2 --size 4096 --layers 1 --heads 1 --tokens 1 8".split(),
+}
+RATIOS = {"rounding": ["times the copy"], "sweep": ["times qsim.sweep", "times the fp32 forward"]}
+
+
+def run(module: str, *words: str) -> str:
+    """What ``python -m benchmarks.MODULE`` prints, started as a user starts it."""
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *words],
+        cwd=ROOT,
+        env=environment | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("name", SIZES)
+def test_benchmark_prints_ratios_and_stores_them(name, tmp_path):
+    printed = run(name, *SIZES[name], "--repeats", "2", "--out", str(tmp_path))
+    assert all(heading in printed for heading in RATIOS[name])
+    (path,) = tmp_path.glob(f"{name}-*.json")
+    stored = json.loads(path.read_text())
+    assert {"claim", "machine", "settings", "sections", "targets"} <= stored.keys()
+    assert {"cpu", "commit", "packages", "xla_flags", "allocator"} <= stored["machine"].keys()
+    for part in stored["sections"]:
+        for row in part["rows"]:
+            assert row["name"] and row.keys() >= {"name"}
+    assert all(goal["measured"] > 0 for goal in stored["targets"])
+    assert_readme_is_written(tmp_path)
+
+
+def assert_readme_is_written(results: Path) -> None:
+    """The table is put between the marks, and putting it there again changes nothing."""
+    readme = results / "README.md"
+    readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    words = ("--results", str(results), "--readme", str(readme))
+    run("table", *words)
+    first = readme.read_text()
+    assert first.startswith("before\n") and first.endswith("after\n") and "old" not in first
+    assert "| times the copy |" in first or "| times the fp32 forward |" in first
+    run("table", *words)
+    assert readme.read_text() == first
+
+
+@pytest.mark.t1
+def test_qsim_is_exact_in_the_benchmark(tmp_path):
+    run("rounding", *SIZES["rounding"], "--repeats", "1", "--out", str(tmp_path))
+    (path,) = tmp_path.glob("*.json")
+    for part in json.loads(path.read_text())["sections"]:
+        ours = next(row for row in part["rows"] if row["name"].startswith("qsim"))
+        assert (ours["differ"], ours["zeros"]) == (0, 0)
+
+
+@pytest.mark.parametrize("overflow", ["saturate", "ieee"])
+@pytest.mark.parametrize("name", ["e4m3fn", "e4m3", "e4m3f", "e5m2", "e1m2", "e8m2"])
+def test_reference_is_the_exact_definition(name, overflow):
+    fmt, x = parse(name), reference.inputs(1)
+    expected = intervals(fmt).expected(x.view(np.uint32), "ties_to_even", overflow)
+    actual = reference.rounded(x, fmt, overflow)
+    assert reference.differences(actual, expected.view(np.float32)) == {"differ": 0, "zeros": 0}
