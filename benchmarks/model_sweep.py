@@ -24,7 +24,7 @@ from benchmarks.tensor_sweep import formats
 from models.byte_lm.model import ByteLM, Config
 
 ONE_DEVICE, TWO_DEVICES, COLD = 1.10, 0.90, 1.75  # at most, times the fp32 forward
-SINGLE = "fp32 forward alone"
+SINGLE, SWEEP = "fp32 forward alone", "qsim.sweep"
 FORWARDS, STATIC = 8, 4  # fp32 forwards in a run; formats that get an executable of their own
 TWO = "--xla_force_host_platform_device_count=2 --xla_cpu_multi_thread_eigen=false"
 
@@ -86,8 +86,8 @@ def _compared(setting: Setting, count: int, repeats: int) -> tuple[dict, list[di
     runs: dict[str, Callable] = {SINGLE: lambda: _alone(forward, setting.arguments)}
     facts: dict[str, dict] = {SINGLE: {"formats": 1, "compile": seconds} | _memory(forward)}
     each = {SINGLE: FORWARDS}
-    for name, batch in {"": None, ", batch=2": 2, ", batch=4": 4}.items():
-        name = f"qsim.sweep{name}"
+    for batch in (None, *setting.sizes["batches"]):
+        name = SWEEP if batch is None else f"{SWEEP}, batch={batch}"
         swept, seconds = timing.compile(setting.sweep(count, batch), *setting.arguments)
         runs[name] = lambda swept=swept: swept(*setting.arguments)
         facts[name] = {"formats": count, "compile": seconds} | _memory(swept)
@@ -96,13 +96,13 @@ def _compared(setting: Setting, count: int, repeats: int) -> tuple[dict, list[di
         name, run, fact = make(setting, count)
         runs[name], facts[name], each[name] = run, fact, fact["formats"]
     with TwoDevices(setting.sizes, count) as worker:
-        name = "qsim.sweep, two host devices"
+        name = f"{SWEEP}, two host devices"
         runs[name], each[name] = worker.run, count
         facts[name] = {"formats": count, "compile": worker.compile}
         taken = timing.interleave(runs, repeats=repeats, slow=float("inf"))
         results = {name: np.asarray(run()) for name, run in runs.items()}
     taken = {name: [run / each[name] for run in all_runs] for name, all_runs in taken.items()}
-    truth = results["qsim.sweep"]
+    truth = results[SWEEP]
     rows = [
         {
             "name": name,
@@ -117,7 +117,7 @@ def _compared(setting: Setting, count: int, repeats: int) -> tuple[dict, list[di
     ratios = {row["name"]: row["ratio"] for row in rows}
     title = f"{count} formats: times the fp32 forward, "
     targets = [
-        record.target(title + "one device", ratios["qsim.sweep"], at_most=ONE_DEVICE),
+        record.target(title + "one device", ratios[SWEEP], at_most=ONE_DEVICE),
         record.target(title + "two host devices", ratios[name], at_most=TWO_DEVICES),
     ]
     return record.section(_title(setting, count), COLUMNS, rows), targets
@@ -147,8 +147,7 @@ def _static(setting: Setting, count: int) -> tuple[str, Callable, dict]:
     """An executable for each format, for a few of them."""
     chosen = setting.policies(count)[-STATIC:]
     made = [
-        timing.compile(qsim.simulate(setting.loss, policy), *setting.arguments)
-        for policy in chosen
+        timing.compile(qsim.simulate(setting.loss, policy), *setting.arguments) for policy in chosen
     ]
     run = lambda: [one(*setting.arguments) for one, _ in made]  # noqa: E731
     seconds = sum(elapsed for _, elapsed in made)
@@ -183,9 +182,11 @@ def _cold(setting: Setting, count: int, repeats: int) -> tuple[dict, list[dict]]
     swept = timing.cold(make, repeats=min(3, repeats))
     few = setting.policies(count)[-STATIC:]
     jitted = timing.cold(
-        lambda: lambda: [
-            jax.jit(qsim.simulate(setting.loss, policy))(*setting.arguments) for policy in few
-        ]
+        lambda: (
+            lambda: [
+                jax.jit(qsim.simulate(setting.loss, policy))(*setting.arguments) for policy in few
+            ]
+        )
     )
     both = before + timing.interleave({SINGLE: alone}, repeats=3)[SINGLE]
     forwards = float(np.median(both)) / FORWARDS * count

@@ -160,7 +160,7 @@ def cell(value: Any) -> str:
 
 
 def tables(record: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """The tables of a record in text: title, headings, rows; the last one has the targets."""
+    """The tables of a record in text (title, headings, rows); the last one has the targets."""
     shown = [
         (
             part["title"],
@@ -170,8 +170,12 @@ def tables(record: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]
         for part in record["sections"]
     ]
     goals = [
-        [goal["target"], f"{goal['kind']} {cell(goal['limit'])}", cell(goal["measured"])]
-        + ["met" if goal["met"] else "missed"]
+        [
+            goal["target"],
+            f"{goal['kind']} {cell(goal['limit'])}",
+            cell(goal["measured"]),
+            "met" if goal["met"] else "missed",
+        ]
         for goal in record["targets"]
     ]
     return [*shown, ("Targets", ["target", "limit", "measured", ""], goals)]
@@ -182,7 +186,7 @@ def show(record: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     for title, headings, rows in tables(record):
         table = Table(title=title, title_justify="left", header_style="bold")
         for place, heading in enumerate(headings):

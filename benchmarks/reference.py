@@ -33,17 +33,15 @@ def rounded(x: np.ndarray, fmt: Float, overflow: str) -> np.ndarray:
         fmt: a signed float format with 1 mantissa bit or more, inside float32's range.
         overflow: ``"saturate"`` or ``"ieee"``, as in ``qsim.OVERFLOWS``.
     """
-    assert fmt.mantissa_bits > 0 and fmt.signed and overflow in ("saturate", "ieee")
+    assert fmt.mantissa_bits > 0 and fmt.signed
     wide = np.nan_to_num(x, nan=0, posinf=np.inf, neginf=-np.inf).astype(np.float64)
     _, above = np.frexp(wide)  # |x| is in [2**(above - 1), 2**above)
     gap = np.ldexp(1.0, np.maximum(above - fmt.precision, fmt.quantum))
     nearest = np.rint(wide / gap) * gap
-    beyond = float(fmt.largest)
-    if overflow == "ieee":
-        edge = np.inf if fmt.infinities else np.nan
-    else:
-        edge = beyond
-    result = np.where(np.abs(nearest) > beyond, np.copysign(edge, wide), nearest)
+    largest = float(fmt.largest)
+    special = np.inf if fmt.infinities else np.nan if fmt.has_nan else largest
+    edge = {"saturate": largest, "ieee": special}[overflow]
+    result = np.where(np.abs(nearest) > largest, np.copysign(edge, wide), nearest)
     return np.where(np.isnan(x), x, result).astype(np.float32)
 
 

@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4, help="of the model")
     parser.add_argument("--heads", type=int, default=8, help="of the model, 32 wide each")
     parser.add_argument("--tokens", type=int, nargs=2, default=[8, 128], help="batch and length")
+    parser.add_argument("--batches", type=int, nargs="*", default=[2, 4], help="also under vmap")
     parser.add_argument("--scale", default="none", help="scale rule of the model's operands")
     parser.add_argument("--only", choices=("tensor", "model"), help="one of the two sweeps")
     options = parser.parse_args()
@@ -39,6 +40,7 @@ def main() -> None:
         "batch": batch,
         "length": length,
         "scale": options.scale,
+        "batches": options.batches,
     }
     result = {
         "benchmark": "sweep",

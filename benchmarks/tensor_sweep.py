@@ -39,7 +39,7 @@ def measured(count: int, size: int, repeats: int) -> tuple[dict, list[dict], lis
     values = np.random.default_rng(2).standard_normal((rows, size // rows), np.float32)
     x = jax.block_until_ready(jnp.asarray(values))
     makers = {name: (lambda make=make: make(fmts, x)) for name, make in OURS.items()}
-    modes = dict.fromkeys(makers, [(str(fmt), "saturate") for fmt in fmts])
+    modes = {name: [(str(fmt), "saturate") for fmt in fmts] for name in OURS}
     rivals, absent = _rivals(fmts, values)
     makers |= {name: maker for name, (maker, _) in rivals.items()}
     modes |= {name: specs for name, (_, specs) in rivals.items()}

@@ -119,7 +119,9 @@ def round_numbers(
 
     if Rounding.parse(rounding).mode == "stochastic":
         raise ValueError("stochastic rounding has no single answer; choose another mode")
-    show(rounding_table(parse(fmt), [(text, _number(text)) for text in numbers], rounding, overflow))
+    show(
+        rounding_table(parse(fmt), [(text, _number(text)) for text in numbers], rounding, overflow)
+    )
 
 
 @app.command("sites")

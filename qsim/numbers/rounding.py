@@ -170,7 +170,7 @@ def _compiled(mode: Rounding, policy: str, gradient: str, x, grid: Grid, random)
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _straight_through(mode: Rounding, policy: str, gradient: str, x, grid: Grid, random):
-    return _compiled(x, grid, mode=mode, policy=policy, random=random)
+    return round_to_grid(x, grid, mode=mode, policy=policy, random=random)
 
 
 @_straight_through.defjvp
@@ -218,10 +218,6 @@ def round_to_grid(
     if policy in ("ieee", "p3109"):
         result = jnp.where(rounded > carrier.infinity, _word(carrier.nan, carrier), result)
     return lax.bitcast_convert_type(result, x.dtype)
-
-
-# one executable for a mode, a policy and a shape, also where quantize is called eagerly
-_compiled = jax.jit(round_to_grid, static_argnames=("mode", "policy"))
 
 
 def _word(value: int, carrier: Carrier) -> np.generic:

@@ -107,7 +107,11 @@ def rounding_table(
     for text, x in numbers:
         rounded = exact.round_exact(x, fmt, rounding=rounding, overflow=overflow)
         is_nan = isinstance(rounded, float) and math.isnan(rounded)
-        code = "none" if is_nan and not fmt.has_nan else f"{exact.encode(fmt, rounded):#0{digits + 2}x}"
+        code = (
+            "none"
+            if is_nan and not fmt.has_nan
+            else f"{exact.encode(fmt, rounded):#0{digits + 2}x}"
+        )
         exactly = isinstance(x, Fraction) and isinstance(rounded, Fraction)
         error = number(rounded - x, 3) if exactly else ""
         table.add_row(text, number(rounded, 17), code, error)

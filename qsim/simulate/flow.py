@@ -137,5 +137,3 @@ def join_scopes(*scopes: str) -> str:
 
 def _nothing(eqn, path, repeats, flows) -> None:
     return None
-
-

@@ -96,7 +96,9 @@ def _is_array(leaf: object) -> bool:
 def _argument_path(keys: Sequence[Any]) -> tuple[int, str]:
     """The position of an argument (-1 for keywords) and the path of a leaf inside it."""
     first, position, *inner = keys
-    parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in inner]
+    parts = [
+        str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in inner
+    ]
     named = [part for part in parts if part not in ("value", ".value")]
     return (position.idx if first.idx == 0 else -1), "/".join(named)
 
@@ -246,7 +248,11 @@ def rebuild(eqn: JaxprEqn, values: list[Any], run: Callable[..., list[Any]], ste
 
 def _scan(params: dict, values: list[Any], run: Callable, step: bool) -> list[Any]:
     consts, carry = params["num_consts"], params["num_carry"]
-    fixed, initial, scanned = values[:consts], values[consts : consts + carry], values[consts + carry :]
+    fixed, initial, scanned = (
+        values[:consts],
+        values[consts : consts + carry],
+        values[consts + carry :],
+    )
 
     def body(state, slices):
         number, *carried = state
@@ -260,7 +266,11 @@ def _scan(params: dict, values: list[Any], run: Callable, step: bool) -> list[An
 
 def _while(params: dict, values: list[Any], run: Callable, step: bool) -> list[Any]:
     first, second = params["cond_nconsts"], params["body_nconsts"]
-    of_test, of_body, initial = values[:first], values[first : first + second], values[first + second :]
+    of_test, of_body, initial = (
+        values[:first],
+        values[first : first + second],
+        values[first + second :],
+    )
 
     def test(state):
         number, *carried = state

@@ -154,4 +154,3 @@ def site_key(key: Array | None, *names: object) -> Array | None:
     if key is None:
         return None
     return jax.random.fold_in(key, zlib.crc32("/".join(map(str, names)).encode()))
-

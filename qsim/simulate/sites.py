@@ -36,9 +36,7 @@ class Site:
     repeats: int
 
 
-def sites(
-    fn: Callable, *args, params: int | Sequence[int] | None = None, **kwargs
-) -> list[Site]:
+def sites(fn: Callable, *args, params: int | Sequence[int] | None = None, **kwargs) -> list[Site]:
     """The contractions of ``fn`` at ``args``, in program order; nothing is computed.
 
     Args:

@@ -104,7 +104,10 @@ def _evaluate(context: _Context, jaxpr: ClosedJaxpr, flows, values, prefix: str)
     inner = jaxpr.jaxpr
     known = dict(zip(inner.invars, zip(values, flows, strict=True), strict=True))
     known.update(
-        {var: (const, Flow("weight")) for var, const in zip(inner.constvars, jaxpr.consts, strict=True)}
+        {
+            var: (const, Flow("weight"))
+            for var, const in zip(inner.constvars, jaxpr.consts, strict=True)
+        }
     )
 
     def read(atom):
