@@ -1,4 +1,4 @@
-"""qsim: emulated number formats for any JAX program, all formats of a sweep in one compiled call."""
+"""qsim: emulated number formats for any JAX program, a whole sweep in one compiled call."""
 
 from qsim.numbers.codes import NoNaNError, decode, encode
 from qsim.numbers.formats import Float, Format, Integer

@@ -152,7 +152,7 @@ def test_sixteen_bit_inputs_round_exactly_in_their_own_dtype(name, dtype):
 # --- the oracle itself ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["ocp_e4m3", "e8m0", "fixed8.4", "ue3m2", "e3m2b128f"])
+@pytest.mark.parametrize("name", _slower(["ue3m2", "e3m2b128f", "ocp_e4m3", "e8m0", "fixed8.4"]))
 def test_the_oracle_equals_the_definition_number_by_number(name):
     """The look-up by classes adds nothing: 100 patterns are rounded one by one as fractions."""
     fmt, layout, random = parse(name), LAYOUTS["float32"], np.random.default_rng(0)

@@ -290,11 +290,17 @@ def _words(bits: int):
 ANCHORS = st.lists(st.integers(0, 9), min_size=PER_EXAMPLE, max_size=PER_EXAMPLE)
 
 
-@settings(max_examples=150)
-@given(FORMATS, st.sampled_from(DETERMINISTIC), st.sampled_from(POLICIES), _words(32), ANCHORS)
-def test_any_format_rounds_exactly(fmt, mode, overflow, drawn, anchors):
-    x = patterns_near(fmt, LAYOUTS["float32"], drawn, anchors)
-    assert_exact(fmt, x, mode, overflow, "float32")
+@pytest.mark.parametrize(
+    "examples", [50, pytest.param(500, marks=pytest.mark.t1)], ids="{} examples".format
+)
+def test_any_format_rounds_exactly(examples):
+    @settings(max_examples=examples)
+    @given(FORMATS, st.sampled_from(DETERMINISTIC), st.sampled_from(POLICIES), _words(32), ANCHORS)
+    def rounds_exactly(fmt, mode, overflow, drawn, anchors):
+        x = patterns_near(fmt, LAYOUTS["float32"], drawn, anchors)
+        assert_exact(fmt, x, mode, overflow, "float32")
+
+    rounds_exactly()
 
 
 # --- float64 --------------------------------------------------------------------------------------
