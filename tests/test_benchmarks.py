@@ -62,11 +62,11 @@ def assert_ours_is_exact(stored: dict) -> None:
 def assert_readme_is_written(results: Path) -> None:
     """The table is put between the marks, and putting it there again changes nothing."""
     readme = results / "README.md"
-    readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    readme.write_text(f"before\n{table.BEGIN}\nstale\n{table.END}\nafter\n")
     words = ("--results", str(results), "--readme", str(readme))
     run("table", *words)
     first = readme.read_text()
-    assert first.startswith("before\n") and first.endswith("after\n") and "old" not in first
+    assert first.startswith("before\n") and first.endswith("after\n") and "stale" not in first
     assert "| times " in first
     run("table", *words)
     assert readme.read_text() == first
