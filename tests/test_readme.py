@@ -1,4 +1,4 @@
-"""The README is true: its example prints what it says, its commands exist, its links lead somewhere."""
+"""The README is true: its example prints what it says, commands exist, links lead somewhere."""
 
 import contextlib
 import io
