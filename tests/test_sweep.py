@@ -141,7 +141,8 @@ def test_a_format_that_diverges_leaves_the_others_alone(data):
 
 def test_stream_gives_every_place_once(data):
     seen, rows = [], []
-    for places, found in qsim.stream(perceptron, SPECS[:7], *data, chunk=3):
+    for places, found, seconds in qsim.stream(perceptron, SPECS[:7], *data, chunk=3):
+        assert seconds > 0
         seen += places
         rows += [{name: found[name][n] for name in found} for n in range(len(places))]
     assert seen == list(range(7))

@@ -15,7 +15,7 @@ from qsim.numbers.formats import Format, Integer
 from qsim.numbers.grid import Grid, carrier_of, lower
 from qsim.numbers.modes import Rounding, check_overflow
 from qsim.numbers.rounding import check_gradient, random_words, widen
-from qsim.numbers.specs import parse
+from qsim.numbers.specs import format_of
 from qsim.scales.tensor import check_scale, quantize_scaled
 
 __all__ = ["Policy", "Quantizer", "as_policy", "policy", "site_key"]
@@ -130,7 +130,7 @@ def policy(
 def _grid(fmt: str | Format | Grid, carrier: str) -> Grid:
     if isinstance(fmt, Grid):
         return fmt
-    return lower(parse(fmt) if isinstance(fmt, str) else fmt, carrier)
+    return lower(format_of(fmt), carrier)
 
 
 def as_policy(what: "Policy | str | Format | Grid | None") -> Policy:

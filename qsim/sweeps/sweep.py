@@ -6,6 +6,7 @@ where a single one would not fill the machine, and shared out over the devices t
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -72,15 +73,16 @@ def sweep(
 
 def stream(
     fn: Callable, policies: Sequence[Any], *args, chunk: int = 1, **options
-) -> Iterator[tuple[list[int], Any]]:
-    """The results of a sweep as they come: ``(places, results)`` for ``chunk`` policies at a time.
+) -> Iterator[tuple[list[int], Any, float]]:
+    """The results of a sweep as they come: ``(places, results, seconds)`` for every chunk.
 
     Args:
         fn, policies, options: as for ``sweep``.
         args: the arguments of ``fn``.
         chunk: policies in one call of the executable; rounded up to what fills the devices.
 
-    The last chunk is padded to the size of the others, so that it compiles nothing new.
+    The seconds are those of the call; compilation is not counted. The last chunk is padded to the
+    size of the others, so that it compiles nothing new.
     """
     for group in _plan(fn, policies, options):
         size = math.ceil(chunk / group.width) * group.width
@@ -88,8 +90,11 @@ def stream(
             places = group.places[start : start + size]
             rows = [start + n % len(places) for n in range(size)]
             part = jax.tree.map(lambda leaf, rows=rows: leaf[np.array(rows)], group.leaves)
-            result = jax.block_until_ready(group.run(part, args, {}))
-            yield places, jax.tree.map(lambda leaf, n=len(places): leaf[:n], result)
+            call = group.compiled(part, args)
+            began = time.perf_counter()
+            result = jax.block_until_ready(call())
+            seconds = time.perf_counter() - began
+            yield places, jax.tree.map(lambda leaf, n=len(places): leaf[:n], result), seconds
 
 
 # --- planning -------------------------------------------------------------------------------
@@ -107,14 +112,26 @@ class _Group:
         devices = devices[: max(1, math.ceil(len(places) / batch))]
         self.width = batch * len(devices)
         self._run = partial(_run, fn, options.get("params"), options.get("key"), batch, devices)
-        self._compiled: dict[Any, Callable] = {}
+        self._jitted: dict[Any, Any] = {}
+        self._executables: dict[Any, Callable] = {}
 
     def run(self, leaves: tuple, args: tuple, kwargs: dict) -> Any:
         """The results for a stack of policies, a row for each."""
         arrays, rest = split_arguments(args, kwargs)
-        if rest not in self._compiled:
-            self._compiled[rest] = jax.jit(partial(self._run, rest))
-        return self._compiled[rest](leaves, arrays)
+        return self._jit(rest)(leaves, arrays)
+
+    def compiled(self, leaves: tuple, args: tuple) -> Callable[[], Any]:
+        """A call that gives the same results and compiles nothing more."""
+        arrays, rest = split_arguments(args, {})
+        key = (len(leaves[0]), rest)
+        if key not in self._executables:
+            self._executables[key] = self._jit(rest).lower(leaves, arrays).compile()
+        return partial(self._executables[key], leaves, arrays)
+
+    def _jit(self, rest: Any) -> Any:
+        if rest not in self._jitted:
+            self._jitted[rest] = jax.jit(partial(self._run, rest))
+        return self._jitted[rest]
 
 
 def _plan(fn: Callable, policies: Sequence[Any], options: dict) -> list[_Group]:
