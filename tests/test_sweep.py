@@ -176,7 +176,9 @@ def spiral():
 def rows(spiral):
     formats = [qsim.parse(spec) for spec in ("e2m1", "e4m3", "e5m10", "int2", "int8")]
     policies = study.policies_for(formats, "both", scale="absmax")
-    return [row for part in study.run(spiral, formats, policies) for row in part]
+    return [
+        row for part in study.run(spiral, study.judge(spiral), formats, policies) for row in part
+    ]
 
 
 def test_measures_are_those_of_plain_numpy(spiral, rows):

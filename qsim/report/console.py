@@ -1,7 +1,7 @@
 """The sweep as a person sees it: progress while it runs, then tables, a heat map and files."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -11,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from qsim.numbers.formats import Format
 from qsim.numbers.modes import Rounding, suggest
 from qsim.report import picture
-from qsim.report.terminal import heat_map, result_table
+from qsim.report.terminal import heat_map, result_table, summary
 from qsim.sweeps import store
-from qsim.sweeps.study import TARGETS, Row, policies_for, run, versions
-from qsim.sweeps.subject import Subject, load
+from qsim.sweeps.study import TARGETS, Row, judge, policies_for, run, versions
+from qsim.sweeps.subject import load
 
 __all__ = ["show", "sweep"]
 
@@ -47,20 +47,28 @@ def sweep(
     stochastic = Rounding.parse(setting["rounding"]).mode == "stochastic"
     folder = None if out is None else store.prepare(out)
     subject = load(name)
-    key = jax.random.key(seed) if stochastic else None
-    rows = _with_progress(subject, formats, policies, key)
+    reference = judge(subject)
+    parts = run(
+        subject, reference, formats, policies, key=jax.random.key(seed) if stochastic else None
+    )
+    known = {"subject": name, **setting, "seed": str(seed), **versions()}
+    rows: list[Row] = []
+    for rows in _with_progress(parts, len(formats)):
+        if folder is not None:  # after every part, so that an interruption loses nothing
+            store.write(folder / "sweep.parquet", rows, known)
+    float32 = summary(reference.measures, subject.score)
     measure = "bits_per_byte" if subject.score == "bits_per_byte" else "kl"
-    show(result_table(rows, subject.score), *heat_map(rows, measure))
+    show(result_table(rows, subject.score), f"float32: {float32}", *heat_map(rows, measure))
     if folder is not None:
-        known = {"subject": name, **setting, "seed": str(seed), **versions()}
-        store.write(folder / "sweep.parquet", rows, known)
-        title = f"{subject.name}: {setting['target']}, {setting['rounding']}, {setting['scale']}"
+        how = ", ".join(setting[word] for word in ("target", "rounding", "scale"))
+        title = f"{subject.name} ({how}); float32: {float32}"
         picture.heat_map(folder / "sweep.png", rows, measure, title)
         show(f"{len(rows)} formats: {folder / 'sweep.parquet'} and {folder / 'sweep.png'}")
     return rows
 
 
-def _with_progress(subject: Subject, formats, policies, key) -> list[Row]:
+def _with_progress(parts: Iterator[list[Row]], total: int) -> Iterator[list[Row]]:
+    """All rows so far, after every part; a bar on the error stream shows how far it is."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -69,8 +77,8 @@ def _with_progress(subject: Subject, formats, policies, key) -> list[Row]:
     )
     rows: list[Row] = []
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("compiling", total=len(formats))
-        for part in run(subject, formats, policies, key=key):
-            rows += part
+        task = progress.add_task("compiling", total=total)
+        for part in parts:
+            rows = [*rows, *part]
             progress.update(task, completed=len(rows), description=rows[-1].spec)
-    return rows
+            yield rows

@@ -11,7 +11,7 @@ from qsim.numbers import exact
 from qsim.numbers.catalogue import Entry
 from qsim.numbers.formats import Float, Format
 from qsim.simulate.sites import Site
-from qsim.sweeps.study import Row
+from qsim.sweeps.study import Measures, Row, bits_per_byte
 
 __all__ = [
     "format_table",
@@ -21,6 +21,7 @@ __all__ = [
     "result_table",
     "rounding_table",
     "site_table",
+    "summary",
     "values",
 ]
 
@@ -148,6 +149,13 @@ def result_table(rows: Sequence[Row], score: str) -> Table:
         cells += [] if row.bits_per_byte is None else [f"{row.bits_per_byte:.4f}"]
         table.add_row(row.spec, str(row.bits), *cells, f"{1e3 * row.seconds:.0f}")
     return table
+
+
+def summary(found: Measures, score: str) -> str:
+    """Measures in a few words."""
+    per_byte = bits_per_byte(found, score)
+    words = [] if per_byte is None else [f"{per_byte:.4f} bits per byte"]
+    return ", ".join([*words, f"loss {found.loss:.4f}", f"top-1 {100 * found.top1:.1f} %"])
 
 
 def heat_map(rows: Sequence[Row], measure: str) -> list[Table | Text]:

@@ -13,7 +13,7 @@ import importlib.metadata
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,17 @@ from qsim.simulate.policy import Policy, policy
 from qsim.sweeps.subject import Subject
 from qsim.sweeps.sweep import stream
 
-__all__ = ["TARGETS", "Measures", "Row", "judge", "policies_for", "run", "versions"]
+__all__ = [
+    "TARGETS",
+    "Measures",
+    "Reference",
+    "Row",
+    "bits_per_byte",
+    "judge",
+    "policies_for",
+    "run",
+    "versions",
+]
 
 TARGETS = {
     "weights": ("weights",),
@@ -41,6 +51,16 @@ class Measures:
     loss: float
     kl: float
     top1: float
+
+
+class Reference(NamedTuple):
+    """A subject's float32 answers: their measures, and the log-probabilities themselves.
+
+    The latter have the shape ``[batches, batch, ..., classes]``.
+    """
+
+    measures: Measures
+    answers: jax.Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +100,8 @@ def policies_for(formats: Sequence[Format], target: str, **modes: str) -> list[P
     return [policy(**dict.fromkeys(TARGETS[target], fmt), **modes) for fmt in formats]
 
 
-def judge(subject: Subject) -> tuple[Measures, Any]:
-    """The float32 measures of a subject, and the log-probabilities that others are held against.
-
-    The latter have the shape ``[batches, batch, ..., classes]``.
-    """
+def judge(subject: Subject) -> Reference:
+    """The float32 answers of a subject, which others are held against."""
 
     @jax.jit
     def answers(variables, inputs):
@@ -93,11 +110,12 @@ def judge(subject: Subject) -> tuple[Measures, Any]:
     with jax.default_matmul_precision("highest"):
         reference = answers(subject.variables, subject.inputs)
     found = jax.jit(jax.vmap(_measure))(reference, reference, jnp.asarray(subject.labels))
-    return _measures(jax.tree.map(jnp.mean, found)), reference
+    return Reference(_measures(jax.tree.map(jnp.mean, found)), reference)
 
 
 def run(
     subject: Subject,
+    reference: Reference,
     formats: Sequence[Format],
     policies: Sequence[Policy],
     *,
@@ -108,13 +126,13 @@ def run(
 
     Args:
         subject: the subject.
+        reference: what ``judge`` says of it.
         formats: a format for each of ``policies``.
         policies: policies of one structure.
         key: random key for stochastic rounding.
         chunk: about how many formats come at a time.
     """
-    float32, reference = judge(subject)
-    data = (subject.inputs, jnp.asarray(subject.labels), reference)
+    data = (subject.inputs, jnp.asarray(subject.labels), reference.answers)
 
     def scores(variables, data):
         def add(_, batch):
@@ -128,7 +146,7 @@ def run(
     for places, found, seconds in results:
         rows = [jax.tree.map(lambda leaf, n=n: leaf[n], found) for n in range(len(places))]
         yield [
-            _row(formats[place], _measures(row), float32, subject.score, seconds / len(places))
+            _row(formats[place], _measures(row), reference, subject.score, seconds / len(places))
             for place, row in zip(places, rows, strict=True)
         ]
 
@@ -163,7 +181,12 @@ def _measures(found: dict[str, Any]) -> Measures:
     return Measures(**{name: float(np.asarray(value)) for name, value in found.items()})
 
 
-def _row(fmt: Format, found: Measures, float32: Measures, score: str, seconds: float) -> Row:
+def bits_per_byte(found: Measures, score: str) -> float | None:
+    """The loss in bits, for models of bytes."""
+    return found.loss / float(np.log(2)) if score == "bits_per_byte" else None
+
+
+def _row(fmt: Format, found: Measures, reference: Reference, score: str, seconds: float) -> Row:
     is_float = isinstance(fmt, Float)
     return Row(
         spec=str(fmt),
@@ -171,9 +194,9 @@ def _row(fmt: Format, found: Measures, float32: Measures, score: str, seconds: f
         exponent_bits=fmt.exponent_bits if is_float else None,
         mantissa_bits=fmt.mantissa_bits if is_float else None,
         loss=found.loss,
-        loss_difference=found.loss - float32.loss,
+        loss_difference=found.loss - reference.measures.loss,
         kl=found.kl,
         top1=found.top1,
-        bits_per_byte=found.loss / float(np.log(2)) if score == "bits_per_byte" else None,
+        bits_per_byte=bits_per_byte(found, score),
         seconds=seconds,
     )
