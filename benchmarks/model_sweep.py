@@ -6,9 +6,11 @@ Also the process with two devices, which takes part in the rounds of the other t
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,18 +180,12 @@ def _cold(setting: Setting, count: int, repeats: int) -> tuple[dict, list[dict]]
     forward, _ = timing.compile(setting.loss, *setting.arguments)
     alone = lambda: _alone(forward, setting.arguments)  # noqa: E731
     before = timing.interleave({SINGLE: alone}, repeats=3)[SINGLE]
-    make = lambda: lambda: setting.sweep(count)(*setting.arguments)  # noqa: E731
-    swept = timing.cold(make, repeats=min(3, repeats))
+    tries = range(min(3, repeats))
+    swept = statistics.median(_first(lambda: setting.sweep(count), setting) for _ in tries)
     few = setting.policies(count)[-STATIC:]
-    jitted = timing.cold(
-        lambda: (
-            lambda: [
-                jax.jit(qsim.simulate(setting.loss, policy))(*setting.arguments) for policy in few
-            ]
-        )
-    )
+    jitted = sum(_first(lambda p=p: qsim.simulate(setting.loss, p), setting) for p in few)
     both = before + timing.interleave({SINGLE: alone}, repeats=3)[SINGLE]
-    forwards = float(np.median(both)) / FORWARDS * count
+    forwards = statistics.median(both) / FORWARDS * count
     jitted *= count / len(few)
     rows = [
         {"name": "fp32 forwards, compiled before", "formats": count, "seconds": forwards},
@@ -204,6 +200,13 @@ def _cold(setting: Setting, count: int, repeats: int) -> tuple[dict, list[dict]]
     name = f"{count} formats cold: times {count} fp32 forwards"
     targets = [record.target(name, swept / forwards, at_most=COLD)]
     return record.section(f"Model sweep, cold: {count} formats", COLD_COLUMNS, rows), targets
+
+
+def _first(make: Callable, setting: Setting) -> float:
+    """The seconds to make a function and to run it once, JAX's caches being empty."""
+    jax.clear_caches()
+    _, elapsed = timing.cold(lambda: partial(jax.jit(make()), *setting.arguments))
+    return elapsed
 
 
 # --- the process with two devices -----------------------------------------------------------

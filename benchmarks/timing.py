@@ -65,10 +65,12 @@ def compile(fn: Callable, *args: Any) -> tuple[Any, float]:
     return executable, time.perf_counter() - start
 
 
-def cold(make: Callable[[], Callable[[], Any]], *, repeats: int = 1) -> float:
-    """The median seconds to trace, compile and run what ``make`` makes anew, caches emptied."""
-    taken = []
-    for _ in range(repeats):
-        jax.clear_caches()
-        taken.append(seconds(make()))
-    return statistics.median(taken)
+def cold(make: Callable[[], Callable[[], Any]]) -> tuple[Callable[[], Any], float]:
+    """What ``make`` makes, and the seconds to make, trace, compile and run it the first time.
+
+    Nothing of it may have been traced before; what it calls may.
+    """
+    start = time.perf_counter()
+    run = make()
+    jax.block_until_ready(run())
+    return run, time.perf_counter() - start
