@@ -101,18 +101,15 @@ def _compared(setting: Setting, count: int, repeats: int) -> tuple[dict, list[di
         name = f"{SWEEP}, two host devices"
         runs[name], each[name] = worker.run, count
         facts[name] = {"formats": count, "compile": worker.compile}
-        taken = timing.interleave(runs, repeats=repeats, slow=float("inf"))
+        taken = timing.interleave(runs, SINGLE, repeats=repeats, slow=float("inf"))
         results = {name: np.asarray(run()) for name, run in runs.items()}
-    taken = {name: [run / each[name] for run in all_runs] for name, all_runs in taken.items()}
     truth = results[SWEEP]
     rows = [
         {
             "name": name,
             **facts[name],
-            "milliseconds": 1e3 * timing.median(taken, name),
-            "ratio": timing.ratio(taken, name, SINGLE),
+            **taken[name].facts(units=each[name], yardsticks=FORWARDS),
             "difference": None if name == SINGLE else _difference(results[name], truth),
-            "seconds": taken[name],
         }
         for name in runs
     ]
@@ -179,12 +176,13 @@ def _cold(setting: Setting, count: int, repeats: int) -> tuple[dict, list[dict]]
     """Traced, compiled and run, against as many fp32 forwards without their compilation."""
     forward, _ = timing.compile(setting.loss, *setting.arguments)
     alone = lambda: _alone(forward, setting.arguments)  # noqa: E731
-    before = timing.interleave({SINGLE: alone}, repeats=3)[SINGLE]
+    alone()
+    before = [timing.seconds(alone) for _ in range(3)]
     tries = range(min(3, repeats))
     swept = statistics.median(_first(lambda: setting.sweep(count), setting) for _ in tries)
     few = setting.policies(count)[-STATIC:]
     jitted = sum(_first(lambda p=p: qsim.simulate(setting.loss, p), setting) for p in few)
-    both = before + timing.interleave({SINGLE: alone}, repeats=3)[SINGLE]
+    both = before + [timing.seconds(alone) for _ in range(3)]
     forwards = statistics.median(both) / FORWARDS * count
     jitted *= count / len(few)
     rows = [

@@ -75,17 +75,8 @@ def measured(size: int, repeats: int, tests: np.ndarray) -> dict:
         }
         for rival in rivals:
             runs[rival.name], facts[rival.name] = entered(rival, x, tests)
-        taken = timing.interleave(runs, repeats=repeats)
-        rows = [
-            {
-                "name": name,
-                "milliseconds": 1e3 * timing.median(taken, name),
-                "ratio": timing.ratio(taken, name, COPY),
-                **facts[name],
-                "seconds": taken[name],
-            }
-            for name in runs
-        ]
+        taken = timing.interleave(runs, COPY, repeats=repeats)
+        rows = [{"name": name, **taken[name].facts(), **facts[name]} for name in runs]
         title = f"{size:,} float32 to {spec}; accuracy on {len(tests):,} inputs"
         sections.append(record.section(title, COLUMNS, rows))
         limit = {"at_most": LIMIT}

@@ -39,7 +39,8 @@ def newest(results: Path) -> list[dict[str, Any]]:
 
 def report(records: list[dict[str, Any]]) -> str:
     """The records as Markdown."""
-    return "\n".join(line for found in records for line in _lines(found))
+    lines = [line for found in records for line in _lines(found)]
+    return "\n".join(lines or ["No results are stored.", ""])
 
 
 def _lines(found: dict[str, Any]) -> list[str]:

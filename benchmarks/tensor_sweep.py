@@ -20,8 +20,8 @@ COLUMNS = {
     "name": "by",
     "cold": "cold, s",
     "cold_ratio": "times qsim.sweep",
-    "warm": "warm, ms",
-    "warm_ratio": "times qsim.sweep",
+    "milliseconds": "warm, ms",
+    "ratio": "times qsim.sweep",
     "exact": "exact errors",
 }
 
@@ -46,16 +46,14 @@ def measured(count: int, size: int, repeats: int) -> tuple[dict, list[dict], lis
     first = {name: timing.cold(make) for name, make in makers.items()}
     runs = {name: run for name, (run, _) in first.items()}
     cold = {name: seconds for name, (_, seconds) in first.items()}
-    taken = timing.interleave(runs, repeats=repeats)
+    taken = timing.interleave(runs, SWEEP, repeats=repeats)
     rows = [
         {
             "name": name,
             "cold": cold[name],
             "cold_ratio": cold[name] / cold[SWEEP],
-            "warm": 1e3 * timing.median(taken, name),
-            "warm_ratio": timing.ratio(taken, name, SWEEP),
+            **taken[name].facts(),
             "exact": _right(run(), values, modes[name]),
-            "seconds": taken[name],
         }
         for name, run in runs.items()
     ]
@@ -69,7 +67,7 @@ def measured(count: int, size: int, repeats: int) -> tuple[dict, list[dict], lis
     ]
     if YARDSTICK in by_name:
         name = f"{count} formats, warm: times faster than gfloat in jit"
-        targets.append(record.target(name, by_name[YARDSTICK]["warm_ratio"], at_least=WARM))
+        targets.append(record.target(name, by_name[YARDSTICK]["ratio"], at_least=WARM))
     title = f"Tensor sweep: {size:,} float32, {count} formats, {count} mean squared errors"
     return record.section(title, COLUMNS, rows), targets, absent
 
