@@ -10,18 +10,17 @@ from dataclasses import dataclass
 
 from qsim.simulate.jaxprs import ClosedJaxpr, JaxprEqn, Literal, Traced, regions, scope
 
-__all__ = ["Flow", "input_flows", "walk"]
+__all__ = ["Flow", "input_flows", "join_scopes", "nothing", "output_flows", "settle", "walk"]
 
 ROLES = ("constant", "weight", "activation")
 
-# operations whose result holds the elements of their first operand, unchanged
+# operations whose result holds elements of their first operand, perhaps in another dtype
 MOVEMENT = {
     "broadcast_in_dim",
     "convert_element_type",
     "copy",
-    "copy_p",
     "dynamic_slice",
-    "expand_dims",
+    "gather",
     "reshape",
     "rev",
     "slice",
@@ -53,12 +52,23 @@ def input_flows(traced: Traced, params: int | Sequence[int] | None) -> list[Flow
     Args:
         traced: the traced function.
         params: the positions of the arguments that hold parameters. By default that is the first
-            argument, if it is a container of arrays; an array by itself is data.
+            argument, if it is a container of arrays; an array by itself is data, and so is what
+            comes by keyword.
+
+    Raises:
+        ValueError: if ``params`` names no positional argument.
     """
     if params is None:
         positions = {0} if any(at == 0 and path for at, path in traced.paths) else set()
     else:
         positions = {params} if isinstance(params, int) else set(params)
+        for position in positions:
+            if not 0 <= position < traced.positional:
+                count = traced.positional
+                raise ValueError(
+                    f"params={position}, but the function got {count} positional arguments; "
+                    "count them from 0, and pass parameters by position"
+                )
     return [
         Flow("weight", path or None) if at in positions else Flow("activation")
         for at, path in traced.paths
@@ -90,9 +100,9 @@ def output_flows(eqn, inputs: list[Flow], visit: Visit, path="", repeats=1) -> l
     """The flows of an equation's outputs; the equations inside it are visited."""
     inner = regions(eqn)
     if not inner:
-        if eqn.primitive.name in MOVEMENT:
-            return [inputs[0]]
         joined = joined_role(inputs)
+        if eqn.primitive.name in MOVEMENT and joined.role == "weight":
+            return [inputs[0]]
         return [joined] * len(eqn.outvars)
     results = [Flow() for _ in eqn.outvars]
     if eqn.primitive.name == "cond":  # the results depend on the choice of the branch
@@ -111,7 +121,7 @@ def settle(region, inputs: Sequence[Flow]) -> list[Flow]:
     """The flows of a region's inputs, what a loop carries back included."""
     flows = [inputs[index] for index in region.inputs]
     while region.feedback:
-        outputs = walk(region.jaxpr, flows, _nothing)
+        outputs = walk(region.jaxpr, flows, nothing)
         merged = list(flows)
         for out, into in region.feedback:
             merged[into] = merged[into].join(outputs[out])
@@ -135,5 +145,5 @@ def join_scopes(*scopes: str) -> str:
     return "/".join(part for part in scopes if part)
 
 
-def _nothing(eqn, path, repeats, flows) -> None:
-    return None
+def nothing(eqn: JaxprEqn, path: str, repeats: int, flows: list[Flow]) -> None:
+    """A visit that looks at nothing."""

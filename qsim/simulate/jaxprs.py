@@ -4,9 +4,13 @@ The only module that knows the layout of jaxprs and of the primitives' parameter
 JAX 0.10. Everything else in ``qsim.simulate`` sees equations, values and ``Region`` records.
 """
 
+import contextlib
+import importlib.util
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +20,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 __all__ = [
+    "STRUCTURED",
     "ClosedJaxpr",
     "Jaxpr",
     "JaxprEqn",
@@ -24,9 +29,12 @@ __all__ = [
     "Traced",
     "Var",
     "bind",
+    "inner_jaxprs",
     "join_arguments",
+    "place",
     "rebuild",
     "regions",
+    "scope",
     "split_arguments",
     "trace",
 ]
@@ -41,13 +49,16 @@ class Traced:
     Attributes:
         jaxpr: the closed jaxpr over the array arguments.
         arrays: the array arguments, flat.
-        paths: for each of them its position and its path, such as ``(0, "params/up/kernel")``.
+        paths: for each of them its position and its path, such as ``(0, "params/up/kernel")``;
+            the position is -1 for keyword arguments.
+        positional: the number of positional arguments.
         out_tree: the structure of the result.
     """
 
     jaxpr: ClosedJaxpr
     arrays: list[Any]
     paths: list[tuple[int, str]]
+    positional: int
     out_tree: Any
 
 
@@ -60,7 +71,10 @@ class Rest(NamedTuple):
 
 
 def split_arguments(args: tuple, kwargs: dict) -> tuple[list[Any], Rest]:
-    """The arrays among arguments, flat, and the rest: Python scalars, strings, None, structure."""
+    """The arrays among arguments, flat, and the rest: Python scalars, strings, None, structure.
+
+    What is no array stays static; a new Python number means a new trace.
+    """
     leaves, tree = jax.tree.flatten((args, kwargs))
     dynamic = tuple(map(_is_array, leaves))
     arrays = [leaf for leaf, is_array in zip(leaves, dynamic, strict=True) if is_array]
@@ -86,7 +100,7 @@ def trace(fn: Callable, args: tuple, kwargs: dict) -> Traced:
     jaxpr, shape = jax.make_jaxpr(flat, return_shape=True)(*arrays)
     keyed, _ = jax.tree_util.tree_flatten_with_path((args, kwargs))
     paths = [_argument_path(keys) for keys, leaf in keyed if _is_array(leaf)]
-    return Traced(jaxpr, arrays, paths, jax.tree.structure(shape))
+    return Traced(jaxpr, arrays, paths, len(args), jax.tree.structure(shape))
 
 
 def _is_array(leaf: object) -> bool:
@@ -123,11 +137,19 @@ def strip_transformations(name: str) -> str:
 def place(eqn: JaxprEqn) -> str:
     """Where in the user's program an equation stands, as ``file:line``, for messages."""
     traceback = eqn.source_info.traceback
-    frames = traceback.frames if traceback else []
-    for frame in frames:
-        if not re.search(r"/(jax|flax|qsim)/", frame.file_name):
-            return f"{frame.file_name.rsplit('/', 1)[-1]}:{frame.line_num}"
+    for frame in traceback.frames if traceback else []:
+        path = Path(frame.file_name)
+        if not any(path.is_relative_to(folder) for folder in _libraries()):
+            return f"{path.name}:{frame.line_num}"
     return "an unknown place"
+
+
+@cache
+def _libraries() -> list[Path]:
+    """The folders whose code is not the user's."""
+    found = [importlib.util.find_spec(name) for name in ("jax", "jaxlib", "flax", "jaxtyping")]
+    folders = [Path(spec.origin).parent for spec in found if spec and spec.origin]
+    return [*folders, Path(__file__).parents[1], Path(contextlib.__file__).parent]
 
 
 # --- the structure of equations that hold jaxprs --------------------------------------------
@@ -152,7 +174,7 @@ class Region:
     repeats: int = 1
 
 
-CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "remat")
+CALLS = ("jit", "closed_call", "remat2")
 CUSTOM = ("custom_jvp_call", "custom_vjp_call")
 STRUCTURED = (*CALLS, *CUSTOM, "scan", "while", "cond")
 
@@ -206,11 +228,9 @@ def _closed(jaxpr: ClosedJaxpr | Jaxpr) -> ClosedJaxpr:
 
 def bind(eqn: JaxprEqn, values: Sequence[Any], **changed: Any) -> list[Any]:
     """The results of an equation at values, some of its parameters changed."""
-    subfuns, params = (), eqn.primitive.get_bind_params(eqn.params)
-    if isinstance(params, tuple):  # before JAX 0.10 the inner functions came apart
-        subfuns, params = params
+    params = eqn.primitive.get_bind_params(eqn.params)
     with eqn.ctx.manager:
-        results = eqn.primitive.bind(*subfuns, *values, **{**params, **changed})
+        results = eqn.primitive.bind(*values, **{**params, **changed})
     return list(results) if eqn.primitive.multiple_results else [results]
 
 
@@ -240,7 +260,7 @@ def rebuild(eqn: JaxprEqn, values: list[Any], run: Callable[..., list[Any]], ste
     def called(*inputs):
         return run(0, None, *inputs)
 
-    if name in ("remat2", "checkpoint", "remat"):
+    if name == "remat2":
         options = {"policy": eqn.params["policy"], "prevent_cse": eqn.params["prevent_cse"]}
         return jax.checkpoint(called, **options)(*values)
     return called(*values)  # what was compiled on its own becomes part of its surroundings

@@ -31,9 +31,12 @@ class Quantizer:
     """How one tensor is rounded: to a grid, with a mode, an overflow policy and a scale.
 
     Attributes:
-        grid: the grid, a single one or a stack of them; the only array leaves.
+        grid: the grid; its arrays are the only leaves. Stacked ones are for ``jax.vmap``.
         rounding, overflow, gradient: as for ``qsim.quantize``.
-        scale: a rule of ``qsim.scales.tensor.SCALES``.
+        scale: a rule of ``qsim.SCALES``.
+
+    Raises:
+        ValueError: for an unknown mode.
     """
 
     grid: Grid
@@ -42,13 +45,24 @@ class Quantizer:
     scale: str = _static("none")
     gradient: str = _static("clipped")
 
+    def __post_init__(self):
+        Rounding.parse(self.rounding)
+        check_overflow(self.overflow)
+        check_scale(self.scale)
+        check_gradient(self.gradient)
+
     def __call__(self, x: Float[Array, "..."], key: Array | None = None) -> Float[Array, "..."]:
         """``x`` rounded, in the grid's carrier: float16 and bfloat16 come back as float32.
 
         Raises:
             TypeError: if ``x`` is wider than the grid's carrier.
-            ValueError: if stochastic rounding has no key.
+            ValueError: if stochastic rounding has no key, or the grid is a stack.
         """
+        if self.grid.shape:
+            raise ValueError(
+                f"one format is needed here, got a stack of shape {self.grid.shape}: "
+                "use qsim.sweep, or jax.vmap over the policy"
+            )
         mode, carrier = Rounding.parse(self.rounding), carrier_of(self.grid)
         if mode.mode == "stochastic" and key is None:
             raise ValueError("stochastic rounding needs a random key: simulate(..., key=key)")
@@ -56,7 +70,7 @@ class Quantizer:
         if x.dtype != carrier.name:
             raise TypeError(
                 f"the policy's grids are carried in {carrier.name}, but an operand is {x.dtype}: "
-                f"make the policy with carrier='{x.dtype}'"
+                "cast the operand, or make the policy with carrier='float64'"
             )
         random = random_words(key, x.shape, mode) if mode.mode == "stochastic" else None
         return quantize_scaled(
@@ -102,8 +116,9 @@ def policy(
     Args:
         weights, activations, outputs: a spec string, a ``Format``, a ``Grid`` or None.
         rounding, overflow, gradient: as for ``qsim.quantize``.
-        scale: one scale per tensor: ``"none"``, ``"absmax"`` or ``"power_of_two"``.
-        carrier: the dtype in which the emulated values travel, float32 or float64.
+        scale: one scale per tensor: ``"none"``, ``"absmax"`` or ``"power_of_two"``. Formats as
+            wide as the carrier (8 exponent bits in float32) always have the scale 1.
+        carrier: the dtype in which the emulated values of formats travel, float32 or float64.
 
     Raises:
         ValueError: for an unknown name, or a format that the carrier cannot hold.
@@ -111,13 +126,7 @@ def policy(
     >>> policy(weights="e4m3", activations="e5m2").weights.rounding
     'ties_to_even'
     """
-    Rounding.parse(rounding)
-    modes = {
-        "rounding": rounding,
-        "overflow": check_overflow(overflow),
-        "scale": check_scale(scale),
-        "gradient": check_gradient(gradient),
-    }
+    modes = {"rounding": rounding, "overflow": overflow, "scale": scale, "gradient": gradient}
     formats = {"weights": weights, "activations": activations, "outputs": outputs}
     return Policy(
         **{

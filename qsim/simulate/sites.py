@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from qsim.simulate.flow import Flow, input_flows, join_scopes, walk
 from qsim.simulate.jaxprs import JaxprEqn, trace
 
-__all__ = ["CONTRACTIONS", "Site", "sites"]
+__all__ = ["CONTRACTIONS", "UNKNOWN_CONTRACTIONS", "Site", "site_path", "sites"]
 
 CONTRACTIONS = ("dot_general", "conv_general_dilated")
+UNKNOWN_CONTRACTIONS = ("ragged_dot_general", "scaled_dot")
 
 
 @dataclass(frozen=True)

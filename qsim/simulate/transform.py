@@ -7,7 +7,7 @@ that their derivative rules, names and compilation stay what they were.
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid
-from qsim.simulate.flow import Flow, input_flows, join_scopes, output_flows, settle
+from qsim.simulate.flow import Flow, input_flows, join_scopes, nothing, output_flows, settle, walk
 from qsim.simulate.jaxprs import (
     STRUCTURED,
     ClosedJaxpr,
@@ -31,7 +31,7 @@ from qsim.simulate.jaxprs import (
     trace,
 )
 from qsim.simulate.policy import Policy, Quantizer, as_policy, site_key
-from qsim.simulate.sites import CONTRACTIONS, site_path
+from qsim.simulate.sites import CONTRACTIONS, UNKNOWN_CONTRACTIONS, site_path
 
 __all__ = ["simulate"]
 
@@ -59,12 +59,15 @@ def simulate(
             default the first argument, if it is a container; captured arrays always are.
         key: random key for stochastic rounding, folded by site, operand and loop iteration.
 
-    Gradients are straight-through; see ``gradient`` of ``qsim.policy``.
+    Gradients are straight-through; see ``gradient`` of ``qsim.policy``. A derivative rule of the
+    user's own (``custom_jvp``, ``custom_vjp``) stays in force as it was written, for the function
+    without rounding. Integer contractions are exact and stay as they are.
 
     Raises:
         TypeError: if ``policy`` is neither a policy nor a format.
         ValueError: for an unknown format name.
-        NotImplementedError: for contractions inside a primitive that is not known here.
+        NotImplementedError: for complex contractions, and for contractions by or inside a
+            primitive that is not known here.
 
     >>> import jax.numpy as jnp
     >>> dot = lambda p, x: x @ p["w"]
@@ -76,8 +79,8 @@ def simulate(
     @functools.wraps(fn)
     def simulated(*args, **kwargs):
         traced = trace(fn, args, kwargs)
-        context = _Context(chosen, key)
         flows = input_flows(traced, params)
+        context = _Context(chosen, key, _site_numbers(traced.jaxpr, flows))
         arrays = [jnp.asarray(array) for array in traced.arrays]
         results = _evaluate(context, traced.jaxpr, flows, arrays, "")
         return jax.tree.unflatten(traced.out_tree, results)
@@ -87,16 +90,33 @@ def simulate(
 
 @dataclass(frozen=True)
 class _Context:
-    """What stays the same through an evaluation; ``counts`` numbers the sites of a path."""
+    """What stays the same through an evaluation.
+
+    Attributes:
+        policy: who gets what.
+        key: the random key, already folded by the iterations of the loops around.
+        numbers: for every contraction, by the identity of its equation, how many of the same
+            path come before it in the program: an equation may be evaluated more than once.
+    """
 
     policy: Policy
     key: Array | None
-    counts: dict[str, int] = field(default_factory=dict)
+    numbers: dict[int, int]
 
-    def number(self, path: str) -> int:
-        """How many sites of this path came before."""
-        self.counts[path] = self.counts.get(path, 0) + 1
-        return self.counts[path] - 1
+
+def _site_numbers(jaxpr: ClosedJaxpr, flows: list[Flow]) -> dict[int, int]:
+    """The number of every contraction among those of its path, in program order."""
+    counts: dict[str, int] = {}
+    numbers: dict[int, int] = {}
+
+    def visit(eqn: JaxprEqn, path: str, repeats: int, flows: list[Flow]) -> None:
+        if eqn.primitive.name in CONTRACTIONS:
+            name = site_path(path, flows)
+            numbers[id(eqn)] = counts.get(name, 0)
+            counts[name] = numbers[id(eqn)] + 1
+
+    walk(jaxpr, flows, visit)
+    return numbers
 
 
 def _evaluate(context: _Context, jaxpr: ClosedJaxpr, flows, values, prefix: str) -> list:
@@ -116,13 +136,9 @@ def _evaluate(context: _Context, jaxpr: ClosedJaxpr, flows, values, prefix: str)
     for eqn in inner.eqns:
         inputs, origins = zip(*map(read, eqn.invars), strict=True) if eqn.invars else ((), ())
         results = _equation(context, eqn, list(inputs), list(origins), prefix)
-        outputs = output_flows(eqn, list(origins), _ignore)
+        outputs = output_flows(eqn, list(origins), nothing)
         known.update(zip(eqn.outvars, zip(results, outputs, strict=True), strict=True))
     return [read(atom)[0] for atom in inner.outvars]
-
-
-def _ignore(*_) -> None:
-    """Visits nothing."""
 
 
 def _equation(context: _Context, eqn: JaxprEqn, values, flows, prefix: str) -> list:
@@ -130,12 +146,18 @@ def _equation(context: _Context, eqn: JaxprEqn, values, flows, prefix: str) -> l
     path = join_scopes(prefix, scope(eqn))
     if eqn.primitive.name in CONTRACTIONS:
         return [_contraction(context, eqn, values, flows, path)]
+    if eqn.primitive.name in UNKNOWN_CONTRACTIONS:
+        raise NotImplementedError(
+            f"{eqn.primitive.name} at {place(eqn)} is a contraction that qsim cannot round yet; "
+            f"write it with {' or '.join(CONTRACTIONS)}"
+        )
     if not any(map(_contracts, inner_jaxprs(eqn))):
         return bind(eqn, values)
     if eqn.primitive.name not in STRUCTURED:
         raise NotImplementedError(
             f"{eqn.primitive.name} at {place(eqn)} holds contractions, and qsim does not know how "
-            f"to enter it; known are {', '.join(STRUCTURED)}"
+            f"to enter it; known are {', '.join(STRUCTURED)}: write it with those, or simulate "
+            "the function inside it"
         )
     inner = regions(eqn)
     starts = [settle(region, flows) for region in inner]
@@ -143,7 +165,7 @@ def _equation(context: _Context, eqn: JaxprEqn, values, flows, prefix: str) -> l
     def run(number: int, step, *inputs):
         inside = context
         if step is not None and context.key is not None:
-            inside = _Context(context.policy, jax.random.fold_in(context.key, step), context.counts)
+            inside = replace(context, key=jax.random.fold_in(context.key, step))
         return _evaluate(inside, inner[number].jaxpr, starts[number], inputs, path)
 
     return rebuild(eqn, values, run, context.key is not None)
@@ -153,7 +175,8 @@ def _contracts(jaxpr) -> bool:
     """Whether a jaxpr holds a contraction, at any depth."""
     eqns = jaxpr.jaxpr.eqns if isinstance(jaxpr, ClosedJaxpr) else jaxpr.eqns
     return any(
-        eqn.primitive.name in CONTRACTIONS or any(map(_contracts, inner_jaxprs(eqn)))
+        eqn.primitive.name in (*CONTRACTIONS, *UNKNOWN_CONTRACTIONS)
+        or any(map(_contracts, inner_jaxprs(eqn)))
         for eqn in eqns
     )
 
@@ -162,10 +185,15 @@ def _contraction(context: _Context, eqn: JaxprEqn, values, flows, path: str):
     """One contraction: operands rounded, multiplied and summed in the carrier, result rounded."""
     policy, result = context.policy, eqn.outvars[0].aval
     chosen = [_quantizer(policy, flow) for flow in flows[:2]]
-    if not any((*chosen, policy.outputs)) or not jnp.issubdtype(result.dtype, jnp.floating):
+    if not any((*chosen, policy.outputs)) or jnp.issubdtype(result.dtype, jnp.integer):
         return bind(eqn, values)[0]
+    if not jnp.issubdtype(result.dtype, jnp.floating):
+        raise NotImplementedError(
+            f"{eqn.primitive.name} at {place(eqn)} has {result.dtype} numbers, which qsim cannot "
+            "round; write it with real and imaginary parts"
+        )
     name = site_path(path, flows)
-    where = (name, context.number(name))
+    where = (name, context.numbers[id(eqn)])
     operands = [
         value if quantizer is None else quantizer(value, site_key(context.key, *where, number))
         for number, (value, quantizer) in enumerate(zip(values, chosen, strict=True))
