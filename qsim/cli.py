@@ -44,14 +44,22 @@ def sweep(
     rounding: RoundingOption = "ties_to_even",
     overflow: OverflowOption = "saturate",
     scale: Annotated[
-        str, typer.Option(help="One scale per tensor: absmax, power_of_two or none.")
+        str,
+        typer.Option(
+            help="One scale per tensor: absmax, power_of_two or none. e8 formats need none."
+        ),
     ] = "absmax",
-    seed: Annotated[int, typer.Option(help="Seed of stochastic rounding.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of stochastic rounding.", min=0, max=2**32 - 1)
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for sweep.parquet and sweep.png.")
     ] = None,
     devices: Annotated[
-        int | None, typer.Option(help="CPU devices to share the formats out over.", min=1)
+        int | None,
+        typer.Option(
+            help="CPU devices to share the formats out over; by default all cores.", min=1
+        ),
     ] = None,
 ) -> None:
     """Try every format on a trained model, and draw the exponent x mantissa map.
@@ -64,7 +72,7 @@ def sweep(
 
       qsim sweep my_model:subject --exponents '' --integers 4,8 --formats ocp_e4m3,ocp_e2m1
     """
-    _use_devices(devices or os.cpu_count() or 1)
+    _use_devices(devices or _cores())
     from qsim.report import console
 
     chosen = _formats(exponents, mantissas, integers, formats)
@@ -172,15 +180,31 @@ def _numbers(option: str, text: str) -> list[int]:
 def _number(text: str) -> Fraction | float:
     """A number exactly as it was typed: decimal, fraction, hexadecimal float or special value."""
     word = text.strip().lower()
-    if re.fullmatch(r"[+-]?(inf|infinity|nan)|-0+(\.0*)?", word):
+    value = _magnitude_and_sign(text, word)
+    return -0.0 if value == 0 and word.startswith("-") else value
+
+
+def _magnitude_and_sign(text: str, word: str) -> Fraction | float:
+    if re.fullmatch(r"[+-]?(inf|infinity|nan)", word):
         return float(word)
-    if re.fullmatch(r"[+-]?0x[0-9a-f]{1,20}(\.[0-9a-f]{0,20})?(p[+-]?\d{1,4})?", word):
-        return Fraction(float.fromhex(word))
+    if found := re.fullmatch(
+        r"([+-]?)0x([0-9a-f]{1,99})(?:\.([0-9a-f]{0,99}))?(?:p([+-]?\d{1,4}))?", word
+    ):
+        sign, whole, part, exponent = found.groups("")
+        power = int(exponent or 0) - 4 * len(part)
+        return int(f"{sign}{whole}{part}", 16) * Fraction(2) ** power
     if re.fullmatch(r"[+-]?(\d{1,400}(\.\d{0,400})?|\.\d{1,400})(e[+-]?\d{1,4})?", word):
         return Fraction(word)
     if re.fullmatch(r"[+-]?\d{1,400}/0*[1-9]\d{0,399}", word):
         return Fraction(word)
     raise ValueError(f"{text!r} is no number; write 0.1, 448.5, 1/3, 0x1p-9, inf or nan")
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _use_devices(count: int) -> None:
@@ -197,7 +221,10 @@ def _use_devices(count: int) -> None:
 
 
 def main() -> None:
-    """Run the command; a mistake of the user's ends in one line and exit code 2."""
+    """Run the command; a mistake of the user's ends in one line and exit code 2.
+
+    With QSIM_DEBUG set in the environment it ends in a traceback instead.
+    """
     try:
         app()
     except (ValueError, TypeError, NotImplementedError, OSError) as error:

@@ -40,6 +40,7 @@ MISTAKES = [
     (["show", "e0m3"], "exponent_bits is 0"),
     (["round", "e4m3", "abc"], "'abc' is no number; write 0.1"),
     (["round", "e4m3", "1e99999"], "is no number"),
+    (["sweep", SUBJECT, "--out", __file__], "cannot write to"),
     (["round", "e4m3", "1", "--rounding", "nearest"], "no rounding mode 'nearest'"),
     (["round", "e4m3", "1", "--rounding", "stochastic"], "no single answer"),
     (["round", "e4m3", "1", "--overflow", "sat"], "no overflow policy 'sat'; did you mean 'satur"),
@@ -76,6 +77,8 @@ def test_round_is_exact(qsim):
     out = qsim("round", "e4m3", "0.1", "448.5", "-0.3", "nan", "1/3")
     assert "0.1015625" in out and "240" in out and "0x77" in out and "-0.3125" in out
     assert "inf" in qsim("round", "e4m3", "448.5", "--overflow", "ieee")
+    assert "1.125" in qsim("round", "e4m3", "0x1.1000000000000001p0")
+    assert "0x80" in qsim("round", "e4m3", "-0e5") and "240" in qsim("round", "e4m3", "0x1p9999")
     assert "0.09375" in qsim("round", "e4m3", "0.1", "--rounding", "toward_zero")
 
 
@@ -107,7 +110,7 @@ def test_help_has_examples(qsim, command):
 @pytest.mark.parametrize("rounding", ["ties_to_even", "stochastic:8"])
 def test_sweep_draws_and_stores(qsim, tmp_path, rounding):
     out = qsim("sweep", SUBJECT, *SMALL, "--rounding", rounding, "--out", str(tmp_path / "a" / "b"))
-    for word in ("e3m1", "e4m3", "int4", "kl: exponent bits down", "kl: integers"):
+    for word in ("e3m1", "e4m3", "int4", "kl: exponent bits down", "kl: other formats"):
         assert word in out
     rows, setting = store.read(tmp_path / "a" / "b" / "sweep.parquet")
     assert [row.spec for row in rows] == ["e3m1", "e3m3", "e4m1", "e4m3", "int4"]

@@ -256,11 +256,17 @@ def test_linen_and_nnx_models_alike(twins, data, scale):
     assert same(linen(variables, data[1]), qsim.simulate(apply, policy)(state, data[1]))
     assert not same(linen(variables, data[1]), model.apply(variables, data[1]))
     assert same(linen(variables, data[1], train=False), linen(variables, data[1]))
-    batch = jnp.stack([data[1], 2 * data[1]])
-    each = [jax.jit(linen)(variables, x) for x in batch]
-    mapped = jax.jit(jax.vmap(linen, (None, 0)))(variables, batch)
-    if scale == "none":  # vmap changes the order of a matrix product's sums
-        np.testing.assert_allclose(mapped, jnp.stack(each), rtol=1e-2, atol=1e-2)
+
+
+def test_vmap_outside_and_inside():
+    """With numbers whose products sum up exactly, in whatever order."""
+    a, b = (jnp.round(4 * jax.random.normal(jax.random.key(n), (8, 8))) / 4 for n in (0, 1))
+    batch = jnp.stack([b, 2 * b])
+    simulated = qsim.simulate(lambda p, x: dot(x, p["a"]), "e3m2f")
+    each = jnp.stack([simulated({"a": a}, x) for x in batch])
+    assert same(jax.jit(jax.vmap(simulated, (None, 0)))({"a": a}, batch), each)
+    inside = qsim.simulate(jax.vmap(lambda p, x: dot(x, p["a"]), (None, 0)), "e3m2f")
+    assert same(jax.jit(inside)({"a": a}, batch), each)
 
 
 def test_sites_of_both(twins, data):
@@ -353,6 +359,75 @@ def test_simulating_a_gradient_rounds_the_backward_products(data):
 def test_mistakes_are_named(make, message):
     with unchecked(), pytest.raises((TypeError, ValueError), match=message):
         make()
+
+
+@pytest.mark.parametrize("program", [*CUSTOM, branched, rematerialised])
+def test_noise_does_not_depend_on_differentiation(program, data):
+    policy = qsim.policy(weights="e2m1f", activations="e2m1f", rounding="stochastic")
+
+    def loss(p, x):
+        return program(dot, p, x).sum()
+
+    simulated = qsim.simulate(loss, policy, key=jax.random.key(0))
+    alone = jax.jit(simulated)(*data)
+    assert same(alone, jax.jit(jax.value_and_grad(simulated))(*data)[0])
+    assert same(alone, jax.value_and_grad(jax.jit(simulated))(*data)[0])
+
+
+def test_policies_may_be_traced_around_derivative_rules(data):
+    def loss(policy, p, x):
+        def step(carry, _):
+            return with_custom_vjp(dot, p, with_custom_jvp(dot, p, carry)), None
+
+        fn = qsim.simulate(lambda p, x: lax.scan(step, x, None, length=2)[0].sum(), policy)
+        return fn(p, x)
+
+    grid = qsim.lower(qsim.parse("e4m3"))
+    policy = qsim.policy(weights=grid, activations=grid)
+    slope = jax.jit(jax.grad(loss, argnums=2))(policy, *data)
+    assert slope.shape == (4, 8) and np.all(np.isfinite(slope))
+
+
+def test_a_vmapped_loop_of_unequal_lengths(data):
+    p, x = data
+
+    def run(times, n, x):
+        return lax.fori_loop(0, n, lambda _, c: jnp.tanh(times(c, p["a"])), x)
+
+    lengths = jnp.array([1, 2, 0, 3])
+    simulated = qsim.simulate(jax.vmap(partial(run, dot)), "e4m3")(lengths, x)
+    by_hand = jax.vmap(partial(run, partial(rounded_dot, "e4m3")))(lengths, x)
+    assert same(simulated, by_hand)
+
+
+def test_a_looked_up_parameter_is_an_activation(data):
+    p, x = data
+    for look in (lambda p, i: p["a"][i[0]] @ p["b"], lambda p, i: p["a"][i] @ p["b"]):
+        [site] = qsim.sites(look, p, jnp.arange(3))
+        assert site.roles == ("activation", "weight")
+
+
+@pytest.mark.parametrize("params", [5, -1, [0, 2]])
+def test_positions_of_no_argument_are_refused(params, data):
+    with pytest.raises(ValueError, match=r"the function got 2 positional arguments"):
+        qsim.simulate(partial(plain, dot), "e4m3", params=params)(*data)
+
+
+def test_a_stack_of_formats_is_refused(data):
+    grids = qsim.stack([qsim.lower(qsim.parse(spec)) for spec in ("e4m3", "e5m2")])
+    with pytest.raises(ValueError, match="one format is needed here, got a stack"):
+        qsim.simulate(partial(plain, dot), grids)(*data)
+
+
+def test_contractions_that_cannot_be_rounded_are_refused(data):
+    p, x = data
+    sizes = jnp.array([1, 3], jnp.int32)
+    with pytest.raises(NotImplementedError, match="ragged_dot_general at test_simulate.py"):
+        qsim.simulate(lambda p, x: lax.ragged_dot(x, jnp.stack([p["a"]] * 2), sizes), "e4m3")(p, x)
+    with pytest.raises(NotImplementedError, match="complex64 numbers"):
+        qsim.simulate(lambda p, x: x.astype(jnp.complex64) @ p["a"].astype(jnp.complex64), "e4m3")(
+            p, x
+        )
 
 
 def test_stochastic_rounding_without_a_key_is_refused(data):

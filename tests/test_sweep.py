@@ -121,6 +121,14 @@ def test_arguments_that_are_no_arrays_stay_static(data):
     )
 
 
+def test_arguments_that_are_equal_but_not_the_same_are_told_apart(data):
+    def run(p, x, n):
+        return (x @ p["a"]).sum() * 0 + (100.0 if n is True else n)
+
+    swept = qsim.sweep(run, ["e4m3"])
+    assert [float(swept(*data, n)[0]) for n in (1, True, 0.0)] == [1.0, 100.0, 0.0]
+
+
 def test_a_format_that_diverges_leaves_the_others_alone(data):
     p, x = data
     x = x.at[0, 0].set(100.0)
@@ -141,7 +149,7 @@ def test_a_format_that_diverges_leaves_the_others_alone(data):
 
 def test_stream_gives_every_place_once(data):
     seen, rows = [], []
-    for places, found, seconds in qsim.stream(perceptron, SPECS[:7], *data, chunk=3):
+    for places, found, seconds in qsim.stream(perceptron, SPECS[:7], chunk=3)(*data):
         assert seconds > 0
         seen += places
         rows += [{name: found[name][n] for name in found} for n in range(len(places))]
@@ -251,6 +259,11 @@ def test_a_subject_that_is_none_is_named(name):
         ({"labels": np.zeros((3, 64), np.int32)}, "same number of batches"),
         ({"labels": np.zeros((4, 63), np.int32)}, "gives logits of shape"),
         ({"inputs": np.zeros((0, 64, 2), np.float32)}, "same number of batches"),
+        ({"inputs": [[1.0]]}, "inputs that are no array"),
+        ({"labels": np.full((4, 64), -1)}, "labels from -1 to -1"),
+        ({"labels": np.full((4, 64), 3)}, "labels from 3 to 3"),
+        ({"apply": lambda variables, inputs: None}, "gives NoneType for a batch"),
+        ({"apply": lambda variables, inputs: variables["no"]}, "cannot be applied to a batch: Key"),
     ],
 )
 def test_a_subject_whose_parts_do_not_fit_is_named(spiral, monkeypatch, changed, message):

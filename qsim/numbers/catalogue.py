@@ -43,6 +43,9 @@ def catalogue() -> Mapping[str, Entry]:
         (path for path in folder().iterdir() if path.name.endswith(".toml")), key=lambda p: p.name
     )
     entries = [entry for path in files for entry in read(path.read_text(encoding="utf-8"))]
+    names = [entry.name for entry in entries]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"the catalogue has more than one {sorted(twice)[0]!r}; rename the others")
     return MappingProxyType({entry.name: entry for entry in entries})
 
 
@@ -57,10 +60,12 @@ def read(text: str) -> list[Entry]:
 
 def _entry(name: str, table: dict) -> Entry:
     try:
-        family = FAMILIES[table.pop("family")]
+        family = table.pop("family")
+        if family not in FAMILIES:
+            raise TypeError(f"no family {family!r}; known are {', '.join(FAMILIES)}")
         described = {key: table.pop(key) for key in ("title", "source", "landmarks")}
-        return Entry(name=name, format=family(**table), **described)
+        return Entry(name=name, format=FAMILIES[family](**table), **described)
     except KeyError as missing:
-        raise ValueError(f"catalogue entry {name!r}: {missing} is missing or unknown") from None
+        raise ValueError(f"catalogue entry {name!r}: {missing} is missing") from None
     except TypeError as error:
         raise ValueError(f"catalogue entry {name!r}: {error}") from None

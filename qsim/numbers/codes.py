@@ -120,6 +120,8 @@ def _available(fmt: Format) -> np.dtype:
 def _nan_code(x: Array, fmt: Format, nan: int | None) -> int:
     if fmt.nan_code is not None:
         return fmt.nan_code
+    if nan is not None and type(nan) is not int:
+        raise TypeError(f"nan is the code of NaN, a Python int, got {nan!r}")
     if nan is not None:
         if not 0 <= nan < 2**fmt.bits:
             raise ValueError(f"nan={nan} is no code of {fmt}; its codes are 0..{2**fmt.bits - 1}")
@@ -145,7 +147,11 @@ def _encode(bits: Array, fmt: Format, nan: int, carrier: Carrier) -> Array:
     exponent, significand = _normalised(magnitude, carrier)
     spacing = exponent - carrier.mantissa_bits
     if isinstance(fmt, Integer):
-        count = significand >> (fmt.quantum - spacing).astype(carrier.word)
+        down, up = (
+            jnp.maximum(n, 0).astype(carrier.word)
+            for n in (fmt.quantum - spacing, spacing - fmt.quantum)
+        )
+        count = significand >> down << up
         codes = jnp.where(negative, ~count + word(1), count) & word(2**fmt.bits - 1)
     else:
         codes = _float_code(exponent, spacing, significand, fmt, carrier)

@@ -52,6 +52,13 @@ def _require_integers(record: object, *names: str) -> None:
             raise TypeError(f"{kind} {name} must be a Python int, got {value!r}")
 
 
+def _require_booleans(record: object, *names: str) -> None:
+    for name in names:
+        value = getattr(record, name)
+        if type(value) is not bool:
+            raise TypeError(f"{type(record).__name__} {name} must be True or False, got {value!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Float:
     """A binary floating-point format.
@@ -69,13 +76,15 @@ class Float:
             code), ``"negative_zero"`` (only the code of minus zero) or ``"none"``.
 
     Raises:
-        ValueError: for a combination that names no set of values; the message says which rule.
+        TypeError: for a field of another type.
+        ValueError: for a combination that names no set of values, more than 15 exponent bits, a
+            code of more than 64 bits or a bias beyond 2**15; the message says which rule.
 
     The record's meaning, for a magnitude code ``c`` with exponent field ``E = c >> mantissa_bits``
     and fraction ``T = c & (2**mantissa_bits - 1)``, where c is not special::
 
-        value = T * 2**(emin - mantissa_bits)                                      where E == 0
-        value = (2**mantissa_bits + T) * 2**(E - bias - mantissa_bits)             elsewhere
+        value = T * 2**(emin - mantissa_bits)                     where E == 0, if there is a zero
+        value = (2**mantissa_bits + T) * 2**(E - bias - mantissa_bits)            elsewhere
 
     Source: IEEE 754-2019, 3.4; OCP OFP8 1.0, 5.1 and OCP MX 1.0, 5.3 for the special values.
 
@@ -91,6 +100,7 @@ class Float:
     nans: NaNs = "ieee"
 
     def __post_init__(self):
+        _require_booleans(self, "signed", "infinities")
         if self.bias is None:
             object.__setattr__(self, "bias", self._usual_bias)
         _require_integers(self, "exponent_bits", "mantissa_bits", "bias")
@@ -299,6 +309,7 @@ class Integer:
 
     def __post_init__(self):
         _require_integers(self, "bits", "fraction_bits")
+        _require_booleans(self, "signed", "symmetric")
         least = 2 if self.signed else 1
         kind = "a signed" if self.signed else "an unsigned"
         _require(

@@ -156,8 +156,16 @@ def stack(grids: Sequence[Grid]) -> Grid:
     """One grid with a leading axis, a row for each of ``grids``.
 
     Raises:
+        TypeError: if one of them is no grid.
         ValueError: for an empty sequence or grids of different carriers.
+
+    >>> from qsim import parse
+    >>> stack([lower(parse(spec)) for spec in ("e4m3", "int8")]).shape
+    (2,)
     """
+    for grid in grids:
+        if not isinstance(grid, Grid):
+            raise TypeError(f"stack takes grids, got {grid!r}: write lower(parse('e4m3'))")
     if not grids:
         raise ValueError("cannot stack zero grids; give at least one format")
     if len({carrier_of(grid).name for grid in grids}) > 1:

@@ -7,22 +7,25 @@ from pathlib import Path
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from qsim.numbers.formats import Format
-from qsim.numbers.modes import Rounding, suggest
+from qsim.numbers.modes import Rounding
 from qsim.report import picture
 from qsim.report.terminal import heat_map, result_table, summary
 from qsim.sweeps import store
-from qsim.sweeps.study import TARGETS, Row, judge, policies_for, run, versions
+from qsim.sweeps.study import Row, judge, policies_for, run, versions
 from qsim.sweeps.subject import load
 
 __all__ = ["show", "sweep"]
 
 
 def show(*things) -> None:
-    """Print tables and text; as wide as they need where the output is no terminal."""
+    """Print tables and text, one below the other; wide where the output is no terminal."""
     width = None if os.isatty(1) or "COLUMNS" in os.environ else 160
-    Console(width=width).print(*things)
+    console = Console(width=width)
+    for thing in things:
+        console.print(thing)
 
 
 def sweep(
@@ -40,9 +43,6 @@ def sweep(
     Raises:
         ValueError: for an unknown name, or a folder that cannot be written to.
     """
-    if setting["target"] not in TARGETS:
-        hint = suggest(setting["target"], list(TARGETS))
-        raise ValueError(f"no target {setting['target']!r}; {hint}")
     policies = policies_for(formats, **setting)
     stochastic = Rounding.parse(setting["rounding"]).mode == "stochastic"
     folder = None if out is None else store.prepare(out)
@@ -62,8 +62,13 @@ def sweep(
     if folder is not None:
         how = ", ".join(setting[word] for word in ("target", "rounding", "scale"))
         title = f"{subject.name} ({how}); float32: {float32}"
-        picture.heat_map(folder / "sweep.png", rows, measure, title)
-        show(f"{len(rows)} formats: {folder / 'sweep.parquet'} and {folder / 'sweep.png'}")
+        files = [str(folder / "sweep.parquet")]
+        if picture.available():
+            picture.heat_map(folder / "sweep.png", rows, measure, title)
+            files.append(str(folder / "sweep.png"))
+        else:
+            files.append("no picture without matplotlib: pip install 'jax-qsim[plots]'")
+        show(Text(f"{len(rows)} formats: {', '.join(files)}"))
     return rows
 
 

@@ -1,45 +1,47 @@
 """Pictures of results. Matplotlib is an extra, imported where it is used."""
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from qsim.sweeps.study import Row
+from qsim.sweeps.study import Row, on_the_map
 
-__all__ = ["heat_map"]
+__all__ = ["available", "heat_map"]
 
 TITLES = {
     "bits_per_byte": "bits per byte",
     "kl": "KL divergence from float32, nats",
-    "loss": "loss, nats",
-    "top1": "top-1",
 }
 
 
+def available() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 def heat_map(path: Path, rows: Sequence[Row], measure: str, title: str) -> None:
-    """The exponent x mantissa map of the float formats as a PNG, integers in a strip below.
+    """The exponent x mantissa map of the float formats as a PNG, all others in a strip below.
 
     The colour is the logarithm of the KL divergence from float32, the number is ``measure``.
 
     Raises:
-        ValueError: if matplotlib is not installed, or the file cannot be written.
+        ImportError: without matplotlib; see ``available``.
+        OSError: if the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError("pictures need matplotlib: pip install 'jax-qsim[plots]'") from error
-    floats = [row for row in rows if row.exponent_bits is not None]
-    integers = [row for row in rows if row.exponent_bits is None]
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    floats, others = on_the_map(rows)
     exponents = sorted({row.exponent_bits for row in floats})
     mantissas = sorted({row.mantissa_bits for row in floats})
-    heights = [len(exponents) or 0.01, 1 if integers else 0.01]
-    width = max(len(mantissas), len(integers), 4)
+    heights = [len(exponents) or 0.01, 1 if others else 0.01]
+    width = max(len(mantissas), len(others), 4)
     figure = Figure(figsize=(1.6 + 0.85 * width, 2.2 + 0.55 * sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 1, height_ratios=heights)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11).set_parse_math(False)
     norm = _norm(rows)
     image = None
     if floats:
@@ -50,11 +52,11 @@ def heat_map(path: Path, rows: Sequence[Row], measure: str, title: str) -> None:
         axes[0].set_yticks(range(len(exponents)), exponents)
         axes[0].set_xlabel("mantissa bits")
         axes[0].set_ylabel("exponent bits")
-    if integers:
-        image = _draw(axes[1], [integers], measure, norm)
-        axes[1].set_xticks(range(len(integers)), [row.spec for row in integers])
+    if others:
+        image = _draw(axes[1], [others], measure, norm)
+        axes[1].set_xticks(range(len(others)), [row.spec for row in others])
         axes[1].set_yticks([])
-    for axis, used in zip(axes, (floats, integers), strict=True):
+    for axis, used in zip(axes, (floats, others), strict=True):
         axis.set_visible(bool(used))
     figure.colorbar(image, ax=axes, label=TITLES["kl"], shrink=0.8)
     axes[0].set_title(TITLES[measure], fontsize=9)
@@ -70,8 +72,12 @@ def _norm(rows: Sequence[Row]):
 
 
 def _draw(axis, grid: Sequence[Sequence[Row | None]], measure: str, norm):
-    """A grid of cells, each with its number; diverged formats are grey."""
-    kl = [[np.nan if row is None or not row.kl > 0 else row.kl for row in line] for line in grid]
+    """A grid of cells, each with its number; diverged formats are grey.
+
+    A format as good as float32 has the lowest colour: its divergence is zero, or what rounding
+    errors of sums make of zero.
+    """
+    kl = [[np.nan if row is None else max(row.kl, norm.vmin) for row in line] for line in grid]
     axis.set_facecolor("0.8")
     image = axis.imshow(np.array(kl, float), norm=norm, cmap="viridis_r", aspect="auto")
     for y, line in enumerate(grid):

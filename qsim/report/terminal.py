@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from decimal import Decimal, localcontext
 from fractions import Fraction
 
 from rich.table import Table
@@ -11,7 +12,7 @@ from qsim.numbers import exact
 from qsim.numbers.catalogue import Entry
 from qsim.numbers.formats import Float, Format
 from qsim.simulate.sites import Site
-from qsim.sweeps.study import Measures, Row, bits_per_byte
+from qsim.sweeps.study import Measures, Row, bits_per_byte, on_the_map
 
 __all__ = [
     "format_table",
@@ -35,14 +36,12 @@ def number(value: exact.Value, digits: int = 6) -> str:
     >>> number(Fraction(1, 512)), number(Fraction(448)), number(Fraction(2) ** -133)
     ('0.00195312', '448', '9.18355e-41')
     """
-    if isinstance(value, Fraction) and value and not -300 < _decimal_exponent(value) < 300:
-        return f"about {'-' if value < 0 else ''}1e{_decimal_exponent(value)}"
-    return f"{float(value):.{digits}g}"
-
-
-def _decimal_exponent(value: Fraction) -> int:
-    bits = abs(value.numerator).bit_length() - value.denominator.bit_length()
-    return math.floor(bits * math.log10(2))
+    if isinstance(value, float):
+        return f"{value:g}"
+    with localcontext(prec=digits):
+        text = f"{Decimal(value.numerator) / Decimal(value.denominator):.{digits}g}"
+    whole = value.denominator == 1 and len(str(value.numerator)) <= digits + 3
+    return str(value.numerator) if whole else text
 
 
 def format_table(entries: Sequence[Entry]) -> Table:
@@ -131,7 +130,7 @@ def site_table(found: Sequence[Site]) -> Table:
         shapes = " · ".join("x".join(map(str, shape)) or "scalar" for shape in site.shapes[:2])
         costs = (f"{site.flops / 1e6:,.2f}", f"{100 * site.flops / total:.1f} %")
         roles = " · ".join(site.roles)
-        table.add_row(site.path, site.primitive, shapes, roles, str(site.repeats), *costs)
+        table.add_row(Text(site.path), site.primitive, shapes, roles, str(site.repeats), *costs)
     return table
 
 
@@ -159,9 +158,8 @@ def summary(found: Measures, score: str) -> str:
 
 
 def heat_map(rows: Sequence[Row], measure: str) -> list[Table | Text]:
-    """The exponent x mantissa map of the float formats, and a strip of the integer formats."""
-    floats = [row for row in rows if row.exponent_bits is not None]
-    integers = [row for row in rows if row.exponent_bits is None]
+    """The exponent x mantissa map of the plain float formats, and a strip of all others."""
+    floats, others = on_the_map(rows)
     colour = _scale([getattr(row, measure) for row in rows])
     parts: list[Table | Text] = []
     if floats:
@@ -175,12 +173,12 @@ def heat_map(rows: Sequence[Row], measure: str) -> list[Table | Text]:
             cells = [_cell(by_bits.get((exponent, mantissa)), colour) for mantissa in mantissas]
             table.add_row(f"e{exponent}", *cells)
         parts += [Text(f"{measure}: exponent bits down, mantissa bits across"), table]
-    if integers:
+    if others:
         table = Table(pad_edge=False)
-        for row in integers:
+        for row in others:
             table.add_column(row.spec, justify="right", no_wrap=True)
-        table.add_row(*[_cell(getattr(row, measure), colour) for row in integers])
-        parts += [Text(f"{measure}: integers"), table]
+        table.add_row(*[_cell(getattr(row, measure), colour) for row in others])
+        parts += [Text(f"{measure}: other formats"), table]
     return parts
 
 

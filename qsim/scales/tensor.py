@@ -87,8 +87,10 @@ def choose_scale(x: Float[Array, "..."], grid: Grid, *, scale: str) -> Float[Arr
     largest = _absolute_maximum(x, carrier)
     exponent_x, fraction_x = _split_magnitude(largest, carrier)
     exponent_f, fraction_f = _split_magnitude(jnp.asarray(grid.largest), carrier)
-    low, high = 3 - carrier.bias - grid.quantum, carrier.bias - 1 - exponent_f
-    scalable = (largest > 0) & (low <= high) & (grid.quantum >= 3 - carrier.bias)
+    # the least exponent of a gap: half of it is above all that counts as tiny, whatever the ratio
+    least = 4 - carrier.bias
+    low, high = least - grid.quantum, carrier.bias - 1 - exponent_f
+    scalable = (largest > 0) & (low <= high) & (grid.quantum >= least)
     wanted = exponent_x - exponent_f
     if scale == "power_of_two":
         wanted = wanted + (fraction_x > fraction_f).astype(jnp.int32)
@@ -99,8 +101,16 @@ def choose_scale(x: Float[Array, "..."], grid: Grid, *, scale: str) -> Float[Arr
         zero = jnp.zeros_like(exponent)
         dividend = _number(zero, fraction_x, carrier)
         divisor = _number(zero, jnp.where(fits, fraction_f, fraction_x), carrier)
-        factor = factor * _divide(dividend, divisor, carrier)
+        factor = factor * _ratio(dividend, divisor, carrier)
     return jnp.where(largest < carrier.infinity, factor, jnp.full_like(factor, jnp.nan))
+
+
+def _ratio(dividend: Array, divisor: Array, carrier: Carrier) -> Float[Array, ""]:
+    """The quotient r of two scalars, such that ``dividend / r`` is not above ``divisor``."""
+    ratio = _divide(dividend, divisor, carrier)
+    bits = lax.bitcast_convert_type(ratio, carrier.word)
+    above = lax.bitcast_convert_type(bits + carrier.word.type(1), ratio.dtype)
+    return jnp.where(_divide(dividend, ratio, carrier) > divisor, above, ratio)
 
 
 def _absolute_maximum(x: Array, carrier: Carrier) -> UInt[Array, ""]:

@@ -9,7 +9,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,11 +63,16 @@ class Traced:
 
 
 class Rest(NamedTuple):
-    """What is left of arguments without their arrays; hashable if the others are."""
+    """What is left of arguments without their arrays."""
 
     tree: Any
     dynamic: tuple[bool, ...]
     others: tuple[Any, ...]
+
+    def key(self) -> tuple:
+        """What tells arguments apart: 1, 1.0 and True, and the two zeros, are not the same."""
+        exactly = tuple((type(o), repr(o) if isinstance(o, float) else o) for o in self.others)
+        return self.tree, self.dynamic, exactly
 
 
 def split_arguments(args: tuple, kwargs: dict) -> tuple[list[Any], Rest]:
@@ -234,17 +239,24 @@ def bind(eqn: JaxprEqn, values: Sequence[Any], **changed: Any) -> list[Any]:
     return list(results) if eqn.primitive.multiple_results else [results]
 
 
-def rebuild(eqn: JaxprEqn, values: list[Any], run: Callable[..., list[Any]], step: bool):
+def rebuild(
+    eqn: JaxprEqn, values: list[Any], run: Callable[..., list[Any]], state: Any, step: bool
+):
     """The results of a structured equation with its regions run by ``run``.
 
     Args:
         eqn: an equation whose primitive is one of ``STRUCTURED``.
         values: its inputs.
-        run: ``run(region_number, step, *inputs)`` gives the outputs of a region.
+        run: ``run(state, region_number, step, *inputs)`` gives the outputs of a region.
+        state: the arrays besides the inputs that ``run`` needs, as a pytree: functions with
+            derivative rules of their own may not capture them.
         step: whether ``run`` wants to know the number of the loop's iteration, which is then
             carried along; otherwise it gets None.
     """
     name = eqn.primitive.name
+    if name in CUSTOM:
+        return _custom(eqn, values, run, state)
+    run = partial(run, state)
     if name == "scan":
         return _scan(eqn.params, values, run, step)
     if name == "while":
@@ -254,8 +266,6 @@ def rebuild(eqn: JaxprEqn, values: list[Any], run: Callable[..., list[Any]], ste
         count = len(eqn.params["branches"])
         branches = [lambda *inputs, n=n: run(n, None, *inputs) for n in range(count)]
         return lax.switch(index, branches, *rest)
-    if name in CUSTOM:
-        return _custom(eqn, values, run)
 
     def called(*inputs):
         return run(0, None, *inputs)
@@ -292,35 +302,50 @@ def _while(params: dict, values: list[Any], run: Callable, step: bool) -> list[A
         values[first + second :],
     )
 
+    def unfinished(number, carried):
+        return run(1, number if step else None, *of_test, *carried)[0]
+
     def test(state):
         number, *carried = state
-        return run(1, number if step else None, *of_test, *carried)[0]
+        return jnp.any(unfinished(number, carried))
 
     def body(state):
         number, *carried = state
-        return [number + 1, *run(0, number if step else None, *of_body, *carried)]
+        new = run(0, number if step else None, *of_body, *carried)
+        if params["cond_jaxpr"].out_avals[0].shape:  # of a vmapped loop only some rows go on
+            goes_on = unfinished(number, carried)
+            new = [_where_rows(goes_on, *pair) for pair in zip(new, carried, strict=True)]
+        return [number + 1, *new]
 
     return lax.while_loop(test, body, [jnp.int32(0), *initial])[1:]
 
 
-def _custom(eqn: JaxprEqn, values: list[Any], run: Callable) -> list[Any]:
+def _where_rows(rows, new, old):
+    """``new`` in the rows (the leading axes) that are chosen, ``old`` in the others."""
+    return jnp.where(jnp.expand_dims(rows, tuple(range(rows.ndim, new.ndim))), new, old)
+
+
+def _custom(eqn: JaxprEqn, values: list[Any], run: Callable, state: Any) -> list[Any]:
     """A function with a derivative rule of its own: the value is run anew, the rule is kept."""
 
     def original(*inputs):
         return bind(eqn, inputs)
 
+    def value(state, *inputs):
+        return run(state, 0, None, *inputs)
+
     if eqn.primitive.name == "custom_jvp_call":
-        forward = jax.custom_jvp(lambda *inputs: run(0, None, *inputs))
+        forward = jax.custom_jvp(value)
 
         @forward.defjvp
         def _(primals, tangents):
-            return forward(*primals), jax.jvp(original, primals, tangents)[1]
+            return forward(*primals), jax.jvp(original, primals[1:], tangents[1:])[1]
 
-        return forward(*values)
+        return forward(state, *values)
 
-    forward = jax.custom_vjp(lambda *inputs: run(0, None, *inputs))
+    forward = jax.custom_vjp(value)
     forward.defvjp(
-        lambda *inputs: (forward(*inputs), inputs),
-        lambda inputs, cotangents: jax.vjp(original, *inputs)[1](cotangents),
+        lambda state, *inputs: (forward(state, *inputs), inputs),
+        lambda inputs, cotangents: (None, *jax.vjp(original, *inputs)[1](cotangents)),
     )
-    return forward(*values)
+    return forward(state, *values)

@@ -10,7 +10,12 @@ from qsim.simulate.jaxprs import JaxprEqn, trace
 __all__ = ["CONTRACTIONS", "UNKNOWN_CONTRACTIONS", "Site", "site_path", "sites"]
 
 CONTRACTIONS = ("dot_general", "conv_general_dilated")
-UNKNOWN_CONTRACTIONS = ("ragged_dot_general", "scaled_dot")
+UNKNOWN_CONTRACTIONS = (
+    "ragged_dot_general",
+    "scaled_dot",
+    "scaled_matmul_wrapper",
+    "dot_product_attention_fwd_wrapper",
+)
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def _equation(context: _Context, eqn: JaxprEqn, values, flows, prefix: str) -> l
     path = join_scopes(prefix, scope(eqn))
     if eqn.primitive.name in CONTRACTIONS:
         return [_contraction(context, eqn, values, flows, path)]
-    if eqn.primitive.name in UNKNOWN_CONTRACTIONS:
+    if eqn.primitive.name in UNKNOWN_CONTRACTIONS and context.policy != Policy():
         raise NotImplementedError(
             f"{eqn.primitive.name} at {place(eqn)} is a contraction that qsim cannot round yet; "
             f"write it with {' or '.join(CONTRACTIONS)}"
@@ -162,13 +162,14 @@ def _equation(context: _Context, eqn: JaxprEqn, values, flows, prefix: str) -> l
     inner = regions(eqn)
     starts = [settle(region, flows) for region in inner]
 
-    def run(number: int, step, *inputs):
-        inside = context
-        if step is not None and context.key is not None:
-            inside = replace(context, key=jax.random.fold_in(context.key, step))
+    def run(state, number: int, step, *inputs):
+        policy, key = state
+        key = key if step is None else jax.random.fold_in(key, step)
+        inside = replace(context, policy=policy, key=key)
         return _evaluate(inside, inner[number].jaxpr, starts[number], inputs, path)
 
-    return rebuild(eqn, values, run, context.key is not None)
+    state = (context.policy, context.key)
+    return rebuild(eqn, values, run, state, context.key is not None)
 
 
 def _contracts(jaxpr) -> bool:

@@ -57,14 +57,12 @@ def write(path: Path, rows: Sequence[Row], setting: dict[str, str]) -> None:
     for name, value in setting.items():
         table = table.append_column(name, pa.array([value] * len(rows), pa.string()))
     table = table.replace_schema_metadata({"qsim": json.dumps(setting)})
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
-            pq.write_table(table, file)
+        pq.write_table(table, temporary)
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read(path: Path) -> tuple[list[Row], dict[str, str]]:

@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 
 from qsim.numbers.formats import Float, Format
+from qsim.numbers.modes import suggest
 from qsim.simulate.policy import Policy, policy
 from qsim.sweeps.subject import Subject
 from qsim.sweeps.sweep import stream
@@ -32,6 +33,7 @@ __all__ = [
     "Row",
     "bits_per_byte",
     "judge",
+    "on_the_map",
     "policies_for",
     "run",
     "versions",
@@ -96,7 +98,12 @@ def policies_for(formats: Sequence[Format], target: str, **modes: str) -> list[P
         formats: the formats.
         target: a key of ``TARGETS``.
         modes: rounding, overflow and scale, as for ``qsim.policy``.
+
+    Raises:
+        ValueError: for an unknown target or mode.
     """
+    if target not in TARGETS:
+        raise ValueError(f"no target {target!r}; {suggest(target, list(TARGETS))}")
     return [policy(**dict.fromkeys(TARGETS[target], fmt), **modes) for fmt in formats]
 
 
@@ -105,7 +112,7 @@ def judge(subject: Subject) -> Reference:
 
     @jax.jit
     def answers(variables, inputs):
-        return lax.map(lambda batch: jax.nn.log_softmax(subject.apply(variables, batch)), inputs)
+        return lax.map(lambda batch: _log_softmax(subject.apply(variables, batch)), inputs)
 
     with jax.default_matmul_precision("highest"):
         reference = answers(subject.variables, subject.inputs)
@@ -137,18 +144,24 @@ def run(
     def scores(variables, data):
         def add(_, batch):
             inputs, labels, expected = batch
-            answers = jax.nn.log_softmax(subject.apply(variables, inputs))
+            answers = _log_softmax(subject.apply(variables, inputs))
             return None, _measure(answers, expected, labels)
 
         return jax.tree.map(jnp.mean, lax.scan(add, None, data)[1])
 
-    results = stream(scores, policies, subject.variables, data, key=key, chunk=chunk)
-    for places, found, seconds in results:
+    streamed = stream(scores, policies, key=key, chunk=chunk)
+    for places, found, seconds in streamed(subject.variables, data):
         rows = [jax.tree.map(lambda leaf, n=n: leaf[n], found) for n in range(len(places))]
         yield [
             _row(formats[place], _measures(row), reference, subject.score, seconds / len(places))
             for place, row in zip(places, rows, strict=True)
         ]
+
+
+def on_the_map(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The floats that their exponent and mantissa bits alone describe, and all other formats."""
+    floats = [row for row in rows if row.spec == f"e{row.exponent_bits}m{row.mantissa_bits}"]
+    return floats, [row for row in rows if row not in floats]
 
 
 def versions() -> dict[str, str]:
@@ -164,12 +177,19 @@ def _version(package: str) -> str:
         return "checkout"
 
 
+def _log_softmax(logits) -> jax.Array:
+    """Log-probabilities in float32, also of models that answer in fewer bits."""
+    return jax.nn.log_softmax(logits.astype(jnp.float32))
+
+
 def _measure(answers, expected, labels) -> dict[str, jax.Array]:
     """Means over a batch, from log-probabilities ``[..., classes]`` and labels ``[...]``."""
     taken = jnp.take_along_axis(answers, labels[..., None], axis=-1)
-    divergence = jnp.sum(jnp.exp(expected) * (expected - answers), axis=-1)
+    # a class that float32 excludes adds nothing
+    surprise = jnp.where(expected == -jnp.inf, 0.0, expected - answers)
+    divergence = jnp.sum(jnp.exp(expected) * surprise, axis=-1)
     correct = (jnp.argmax(answers, axis=-1) == labels).astype(jnp.float32)
-    finite = jnp.all(jnp.isfinite(answers), axis=-1)
+    finite = ~jnp.any(jnp.isnan(answers), axis=-1)
     return {
         "loss": -jnp.mean(taken),
         "kl": jnp.mean(divergence),

@@ -68,18 +68,28 @@ for example models.byte_lm:subject
         raise ValueError(f"{module_name} has no {attribute!r}; {suggest(attribute, public)}")
     found = getattr(module, attribute)
     if callable(found) and not hasattr(found, "apply"):
-        found = found()
+        try:
+            found = found()
+        except FileNotFoundError:
+            raise  # says itself what is missing
+        except Exception as error:
+            raise ValueError(f"{name}() fails: {_named(error)}") from error
     return _checked(found, name)
 
 
 def _import(name: str):
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)  # last, so that nothing here shadows an installed module
     try:
         return importlib.import_module(name)
     except Exception as error:
-        raise ValueError(f"cannot import {name}: {type(error).__name__}: {error}") from error
+        hint = "; the bundled models are in a checkout" if name.startswith("models.") else ""
+        raise ValueError(f"cannot import {name}: {_named(error)}{hint}") from error
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _checked(found: Any, name: str) -> Subject:
@@ -88,6 +98,9 @@ def _checked(found: Any, name: str) -> Subject:
         raise ValueError(f"{name} is no subject: it lacks {', '.join(missing)}")
     if found.score not in SCORES:
         raise ValueError(f"{name} has the score {found.score!r}; it must be one of {SCORES}")
+    for word in ("inputs", "labels"):
+        if not hasattr(getattr(found, word), "dtype"):
+            raise ValueError(f"{name} has {word} that are no array")
     inputs, labels = jnp.shape(found.inputs), jnp.shape(found.labels)
     if not inputs or not labels or inputs[0] != labels[0] or 0 in labels:
         raise ValueError(
@@ -95,10 +108,22 @@ def _checked(found: Any, name: str) -> Subject:
             "number of batches first, and at least one"
         )
     batch = jax.ShapeDtypeStruct(inputs[1:], found.inputs.dtype)
-    logits = jax.eval_shape(found.apply, found.variables, batch)
+    try:
+        logits = jax.eval_shape(found.apply, found.variables, batch)
+    except Exception as error:
+        raise ValueError(f"{name} cannot be applied to a batch: {_named(error)}") from error
+    if not hasattr(logits, "shape") or not jnp.issubdtype(logits.dtype, jnp.floating):
+        kind = getattr(logits, "dtype", type(logits).__name__)
+        raise ValueError(f"{name} gives {kind} for a batch, not one array of floating-point logits")
     if logits.shape[:-1] != labels[1:]:
         raise ValueError(
             f"{name} gives logits of shape {logits.shape} for a batch, and the labels of a batch "
             f"have shape {labels[1:]}; the logits need those axes and one of classes"
+        )
+    low, high = int(jnp.min(found.labels)), int(jnp.max(found.labels))
+    if low < 0 or high >= logits.shape[-1]:
+        raise ValueError(
+            f"{name} has labels from {low} to {high}, and its logits have {logits.shape[-1]} "
+            "classes: labels count from 0"
         )
     return found

@@ -1,8 +1,9 @@
 """Many policies at once: one trace and one compilation for all that share their structure.
 
-Policies whose modes agree are stacked, and the stack runs through one executable: mapped one
-after the other (constant memory, both cores busy inside each), ``batch`` at a time under ``vmap``
-where a single one would not fill the machine, and shared out over the devices there are.
+Policies whose modes agree are stacked, and the stack runs through one executable, shared out over
+the devices there are. On each device it is mapped one policy after the other, or ``batch`` at a
+time under ``vmap``. One at a time is the default on CPUs, where more would leave the cache (see
+``benchmarks``), and eight on accelerators, which one small model does not fill.
 """
 
 import math
@@ -58,8 +59,7 @@ def sweep(
     >>> sweep(lambda p, x: (x @ p["w"]).sum(), ["e2m1f", "e4m3"])({"w": x.T}, x).tolist()
     [10.0, 8.828125]
     """
-    options = {"params": params, "key": key, "batch": batch, "devices": devices}
-    plan = _plan(fn, policies, options)
+    plan = _plan(fn, policies, params, key, batch, devices)
 
     def swept(*args, **kwargs):
         stacks = [group.run(group.leaves, args, kwargs) for group in plan]
@@ -72,29 +72,52 @@ def sweep(
 
 
 def stream(
-    fn: Callable, policies: Sequence[Any], *args, chunk: int = 1, **options
-) -> Iterator[tuple[list[int], Any, float]]:
-    """The results of a sweep as they come: ``(places, results, seconds)`` for every chunk.
+    fn: Callable,
+    policies: Sequence[Any],
+    *,
+    params: int | Sequence[int] | None = None,
+    key: Array | None = None,
+    batch: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    chunk: int = 1,
+) -> Callable[..., Iterator[tuple[list[int], Any, float]]]:
+    """A function like that of ``sweep`` whose results come in chunks, for progress on long work.
 
     Args:
-        fn, policies, options: as for ``sweep``.
-        args: the arguments of ``fn``.
+        fn, policies, params, key, batch, devices: as for ``sweep``.
         chunk: policies in one call of the executable; rounded up to what fills the devices.
 
-    The seconds are those of the call; compilation is not counted. The last chunk is padded to the
-    size of the others, so that it compiles nothing new.
+    The returned function takes ``fn``'s arguments and yields ``(places, results, seconds)``: the
+    places of some policies in ``policies``, their results with a leading axis, and the seconds of
+    the call, compilation not counted. The last chunk of a structure is padded to the size of the
+    others, so that it compiles nothing new.
+
+    Raises:
+        ValueError: as ``sweep``, and for a chunk below 1.
+
+    >>> x = jnp.array([[1.1, 2.7]])
+    >>> parts = stream(lambda p, x: (x @ p["w"]).sum(), ["e2m1f", "e4m3"])({"w": x.T}, x)
+    >>> sum((results.tolist() for _, results, _ in parts), [])
+    [10.0, 8.828125]
     """
-    for group in _plan(fn, policies, options):
-        size = math.ceil(chunk / group.width) * group.width
-        for start in range(0, len(group.places), size):
-            places = group.places[start : start + size]
-            rows = [start + n % len(places) for n in range(size)]
-            part = jax.tree.map(lambda leaf, rows=rows: leaf[np.array(rows)], group.leaves)
-            call = group.compiled(part, args)
-            began = time.perf_counter()
-            result = jax.block_until_ready(call())
-            seconds = time.perf_counter() - began
-            yield places, jax.tree.map(lambda leaf, n=len(places): leaf[:n], result), seconds
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}, but it must be at least 1")
+    plan = _plan(fn, policies, params, key, batch, devices)
+
+    def streamed(*args, **kwargs):
+        for group in plan:
+            size = math.ceil(chunk / group.width) * group.width
+            for start in range(0, len(group.places), size):
+                places = group.places[start : start + size]
+                rows = np.array([start + n % len(places) for n in range(size)])
+                part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], group.leaves)
+                call = group.compiled(part, args, kwargs)
+                began = time.perf_counter()
+                results = jax.block_until_ready(call())
+                seconds = time.perf_counter() - began
+                yield places, jax.tree.map(lambda leaf, n=len(places): leaf[:n], results), seconds
+
+    return streamed
 
 
 # --- planning -------------------------------------------------------------------------------
@@ -103,15 +126,15 @@ def stream(
 class _Group:
     """Policies of one static structure: their places in the sweep, stacked leaves, executable."""
 
-    def __init__(self, places: list[int], policies: list[Policy], fn: Callable, options: dict):
+    def __init__(self, places: list[int], policies: list[Policy], fn, params, key, batch, devices):
         self.places = places
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *policies)
         self.leaves = (np.arange(len(places)), stacked)  # also a policy without grids has rows
-        devices = list(options.get("devices") or jax.local_devices())
-        batch = options.get("batch") or (1 if devices[0].platform == "cpu" else 8)
+        devices = list(devices or jax.local_devices())
+        batch = batch or (1 if devices[0].platform == "cpu" else 8)
         devices = devices[: max(1, math.ceil(len(places) / batch))]
         self.width = batch * len(devices)
-        self._run = partial(_run, fn, options.get("params"), options.get("key"), batch, devices)
+        self._run = partial(_run, fn, params, key, batch, devices)
         self._jitted: dict[Any, Any] = {}
         self._executables: dict[Any, Callable] = {}
 
@@ -120,26 +143,26 @@ class _Group:
         arrays, rest = split_arguments(args, kwargs)
         return self._jit(rest)(leaves, arrays)
 
-    def compiled(self, leaves: tuple, args: tuple) -> Callable[[], Any]:
+    def compiled(self, leaves: tuple, args: tuple, kwargs: dict) -> Callable[[], Any]:
         """A call that gives the same results and compiles nothing more."""
-        arrays, rest = split_arguments(args, {})
-        key = (len(leaves[0]), rest)
+        arrays, rest = split_arguments(args, kwargs)
+        shapes = tuple((np.shape(array), np.dtype(array.dtype).name) for array in arrays)
+        key = (len(leaves[0]), shapes, rest.key())
         if key not in self._executables:
             self._executables[key] = self._jit(rest).lower(leaves, arrays).compile()
         return partial(self._executables[key], leaves, arrays)
 
     def _jit(self, rest: Any) -> Any:
-        if rest not in self._jitted:
-            self._jitted[rest] = jax.jit(partial(self._run, rest))
-        return self._jitted[rest]
+        if rest.key() not in self._jitted:
+            self._jitted[rest.key()] = jax.jit(partial(self._run, rest))
+        return self._jitted[rest.key()]
 
 
-def _plan(fn: Callable, policies: Sequence[Any], options: dict) -> list[_Group]:
+def _plan(fn: Callable, policies: Sequence[Any], params, key, batch, devices) -> list[_Group]:
     if isinstance(policies, str) or not isinstance(policies, Sequence):
         raise TypeError(f"policies must be a sequence of policies or formats, got {policies!r}")
     if not policies:
         raise ValueError("a sweep needs at least one policy")
-    batch = options.get("batch")
     if batch is not None and batch < 1:
         raise ValueError(f"batch is {batch}, but it must be at least 1")
     chosen = [as_policy(policy) for policy in policies]
@@ -150,7 +173,7 @@ def _plan(fn: Callable, policies: Sequence[Any], options: dict) -> list[_Group]:
             raise ValueError("a sweep takes single formats; give the rows of a stack one by one")
         groups.setdefault((jax.tree.structure(policy), _dtypes(policy)), []).append(place)
     return [
-        _Group(places, [chosen[place] for place in places], fn, options)
+        _Group(places, [chosen[place] for place in places], fn, params, key, batch, devices)
         for places in groups.values()
     ]
 
