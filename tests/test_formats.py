@@ -127,7 +127,7 @@ def test_entries_say_where_they_come_from(name):
     ("text", "message"),
     [
         ("[a]\nfamily = 'float'", "'a': 'title' is missing"),
-        ("[a]\nfamily = 'posits'", "'a': 'posits' is missing or unknown"),
+        ("[a]\nfamily = 'posits'", "'a': no family 'posits'; known are"),
         (
             "[a]\nfamily = 'integer'\nbits = 8\ntitle = ''\nsource = ''\nsize = 3\n[a.landmarks]",
             "'a'.*'size'",
@@ -441,3 +441,11 @@ def test_codes_that_do_not_exist_are_refused(name, code):
 def test_numbers_that_are_no_values_have_no_code(name, value):
     with pytest.raises(ValueError, match="is not a value of"):
         exact.encode(parse(name), value)
+
+
+@pytest.mark.parametrize("spec", ["int25", "fixed25.7", "int24", "uint24"])
+def test_the_ends_of_wide_integers_have_their_codes(spec):
+    fmt = parse(spec)
+    for value in (fmt.lowest, fmt.largest, -fmt.largest if fmt.signed else fmt.smallest):
+        code = int(qsim.encode(np.float32(float(value)), fmt))
+        assert exact.decode(fmt, code) == exact.round_exact(Fraction(float(np.float32(value))), fmt)

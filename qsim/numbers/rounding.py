@@ -43,7 +43,8 @@ def quantize(
     """``x`` rounded to the values of a format, in the dtype of ``x``.
 
     Args:
-        x: floating-point array of any shape. A Python float counts as float32, as in jax.numpy.
+        x: floating-point array of any shape. A Python float counts as float32, or as float64
+            with x64, as in jax.numpy.
         fmt: a spec string, a ``Format``, a ``Grid``, or a stacked ``Grid``, which adds its
             leading axes in front of those of ``x``.
         rounding: a mode of ``qsim.ROUNDINGS``; ``"stochastic:N"`` draws N random bits (1 to 32).
@@ -113,7 +114,7 @@ def require_float(x) -> Array:
         ValueError: for float64 where JAX would silently truncate it.
     """
     if type(x) is float:  # and not np.float64, which is a float too
-        return jnp.float32(x)
+        return jnp.asarray(x, jnp.float64 if jax.config.jax_enable_x64 else jnp.float32)
     dtype = getattr(x, "dtype", None)
     if dtype is None:
         kind, shown = type(x).__name__, repr(x)
