@@ -211,13 +211,14 @@ def round_to_grid(
     mask = _word(2**carrier.bits - 1, carrier) << _shift(at_least_first, grid, carrier)
     odd = _is_odd(at_least_first, ~mask + _word(1, carrier), grid, carrier)
     rounded = (at_least_first + _offset(mask, odd, negative, mode, random, carrier)) & mask
-    leaves_zero = _leaves_zero(magnitude, negative, grid, mode, random, carrier)
-    rounded = jnp.where(leaves_zero, rounded, _word(0, carrier))
     rounded = _overflowed(rounded, magnitude, negative, grid, mode, policy, carrier)
-    sign = bits & jnp.where(rounded == 0, grid.negative_zero, grid.sign)
-    result = jnp.where(magnitude > carrier.infinity, _word(carrier.nan, carrier), rounded | sign)
+    leaves_zero = _leaves_zero(magnitude, negative, grid, mode, random, carrier)
+    signed = rounded | (bits & grid.sign)
+    result = jnp.where(leaves_zero, signed, bits & grid.negative_zero)
+    is_nan = magnitude > carrier.infinity
     if policy in ("ieee", "p3109"):
-        result = jnp.where(rounded > carrier.infinity, _word(carrier.nan, carrier), result)
+        is_nan = is_nan | ((rounded > carrier.infinity) & leaves_zero)
+    result = jnp.where(is_nan, _word(carrier.nan, carrier), result)
     return lax.bitcast_convert_type(result, x.dtype)
 
 
