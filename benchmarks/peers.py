@@ -15,7 +15,7 @@ import numpy as np
 
 from qsim.numbers.formats import Float
 
-CPFLOAT = "QSIM_CPFLOAT"  # names a shared library made of cpfloat.c
+CPFLOAT = "QSIM_CPFLOAT"  # names a shared library, see README.md
 
 
 @dataclasses.dataclass(frozen=True)
