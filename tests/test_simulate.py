@@ -401,7 +401,7 @@ def test_a_vmapped_loop_of_unequal_lengths(data):
 
 
 def test_a_looked_up_parameter_is_an_activation(data):
-    p, x = data
+    p, _ = data
     for look in (lambda p, i: p["a"][i[0]] @ p["b"], lambda p, i: p["a"][i] @ p["b"]):
         [site] = qsim.sites(look, p, jnp.arange(3))
         assert site.roles == ("activation", "weight")
@@ -422,7 +422,7 @@ def test_a_stack_of_formats_is_refused(data):
 def test_contractions_that_cannot_be_rounded_are_refused(data):
     p, x = data
     sizes = jnp.array([1, 3], jnp.int32)
-    with pytest.raises(NotImplementedError, match="ragged_dot_general at test_simulate.py"):
+    with pytest.raises(NotImplementedError, match=r"ragged_dot_general at test_simulate\.py"):
         qsim.simulate(lambda p, x: lax.ragged_dot(x, jnp.stack([p["a"]] * 2), sizes), "e4m3")(p, x)
     with pytest.raises(NotImplementedError, match="complex64 numbers"):
         qsim.simulate(lambda p, x: x.astype(jnp.complex64) @ p["a"].astype(jnp.complex64), "e4m3")(

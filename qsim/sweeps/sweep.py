@@ -128,20 +128,26 @@ class _Group:
 
     def __init__(self, places: list[int], policies: list[Policy], fn, params, key, batch, devices):
         self.places = places
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *policies)
-        self.leaves = (np.arange(len(places)), stacked)  # also a policy without grids has rows
         devices = list(devices or jax.local_devices())
         batch = batch or (1 if devices[0].platform == "cpu" else 8)
         devices = devices[: max(1, math.ceil(len(places) / batch))]
         self.width = batch * len(devices)
+        padding = [policies[-1]] * (-len(places) % self.width)
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *policies, *padding)
+        # also a policy without grids has rows
+        self.leaves = (np.arange(len(places) + len(padding)), stacked)
         self._run = partial(_run, fn, params, key, batch, devices)
         self._jitted: dict[Any, Any] = {}
         self._executables: dict[Any, Callable] = {}
 
     def run(self, leaves: tuple, args: tuple, kwargs: dict) -> Any:
-        """The results for a stack of policies, a row for each."""
+        """The results for a stack of policies, a row for each place."""
         arrays, rest = split_arguments(args, kwargs)
-        return self._jit(rest)(leaves, arrays)
+        results = self._jit(rest)(leaves, arrays)
+        count = len(self.places)
+        if len(leaves[0]) == count:
+            return results
+        return jax.tree.map(lambda leaf: leaf[:count], results)
 
     def compiled(self, leaves: tuple, args: tuple, kwargs: dict) -> Callable[[], Any]:
         """A call that gives the same results and compiles nothing more."""
@@ -186,10 +192,7 @@ def _dtypes(policy: Policy) -> tuple:
 
 
 def _run(fn, params, key, batch: int, devices, rest, leaves: tuple, arrays) -> Any:
-    """The results of ``fn`` for a stack of policies, padded to fill batches and devices."""
-    count, width = len(leaves[0]), batch * len(devices)
-    rows = np.minimum(np.arange(math.ceil(count / width) * width), count - 1)
-    padded = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], leaves)
+    """The results of ``fn`` for a stack of policies that fills batches and devices."""
 
     def one(row, arrays):
         _, policy = row
@@ -197,7 +200,7 @@ def _run(fn, params, key, batch: int, devices, rest, leaves: tuple, arrays) -> A
         return simulate(fn, policy, params=params, key=key)(*args, **kwargs)
 
     def share(leaves, arrays):
-        return _map(lambda row: one(row, arrays), leaves, len(rows) // len(devices), batch)
+        return _map(lambda row: one(row, arrays), leaves, len(leaves[0]), batch)
 
     if len(devices) > 1:
         split, whole = PartitionSpec(AXIS), PartitionSpec()
@@ -205,7 +208,7 @@ def _run(fn, params, key, batch: int, devices, rest, leaves: tuple, arrays) -> A
         share = jax.shard_map(
             share, mesh=mesh, in_specs=(split, whole), out_specs=split, check_vma=False
         )
-    return jax.tree.map(lambda leaf: leaf[:count], share(padded, arrays))
+    return share(leaves, arrays)
 
 
 def _map(one: Callable, leaves: tuple, count: int, batch: int) -> Any:
