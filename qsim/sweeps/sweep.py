@@ -26,6 +26,9 @@ from qsim.simulate.transform import simulate
 __all__ = ["stream", "sweep"]
 
 AXIS = "policies"
+INDEX = "index"
+
+Table = dict[str, Any]
 
 
 def sweep(
@@ -133,27 +136,26 @@ class _Group:
         devices = devices[: max(1, math.ceil(len(places) / batch))]
         self.width = batch * len(devices)
         padding = [policies[-1]] * (-len(places) % self.width)
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *policies, *padding)
-        # also a policy without grids has rows
-        self.leaves = (np.arange(len(places) + len(padding)), stacked)
-        self._run = partial(_run, fn, params, key, batch, devices)
+        self.leaves = _pack([*policies, *padding])
+        unpack = partial(_unpack, jax.tree.leaves(policies[0]), jax.tree.structure(policies[0]))
+        self._run = partial(_run, fn, unpack, params, key, batch, devices)
         self._jitted: dict[Any, Any] = {}
         self._executables: dict[Any, Callable] = {}
 
-    def run(self, leaves: tuple, args: tuple, kwargs: dict) -> Any:
+    def run(self, leaves: Table, args: tuple, kwargs: dict) -> Any:
         """The results for a stack of policies, a row for each place."""
         arrays, rest = split_arguments(args, kwargs)
         results = self._jit(rest)(leaves, arrays)
         count = len(self.places)
-        if len(leaves[0]) == count:
+        if len(leaves[INDEX]) == count:
             return results
         return jax.tree.map(lambda leaf: leaf[:count], results)
 
-    def compiled(self, leaves: tuple, args: tuple, kwargs: dict) -> Callable[[], Any]:
+    def compiled(self, leaves: Table, args: tuple, kwargs: dict) -> Callable[[], Any]:
         """A call that gives the same results and compiles nothing more."""
         arrays, rest = split_arguments(args, kwargs)
         shapes = tuple((np.shape(array), np.dtype(array.dtype).name) for array in arrays)
-        key = (len(leaves[0]), shapes, rest.key())
+        key = (len(leaves[INDEX]), shapes, rest.key())
         if key not in self._executables:
             self._executables[key] = self._jit(rest).lower(leaves, arrays).compile()
         return partial(self._executables[key], leaves, arrays)
@@ -162,6 +164,27 @@ class _Group:
         if rest.key() not in self._jitted:
             self._jitted[rest.key()] = jax.jit(partial(self._run, rest))
         return self._jitted[rest.key()]
+
+
+def _pack(policies: list[Policy]) -> Table:
+    """All leaves of one dtype as one array, a row for each policy: few arrays to slice and copy.
+
+    There is one column more, so that also policies without grids have rows.
+    """
+    rows = [jax.tree.leaves(policy) for policy in policies]
+    names = {np.dtype(leaf.dtype).name for leaf in rows[0]}
+    table = {
+        name: np.stack([np.stack([leaf for leaf in row if leaf.dtype == name]) for row in rows])
+        for name in names
+    }
+    return {**table, INDEX: np.arange(len(rows), dtype=np.int32)}
+
+
+def _unpack(like: list[Any], tree: Any, row: Table) -> Policy:
+    """The policy of a row, whose leaves have the dtypes of ``like``."""
+    columns = {name: iter(range(len(row[name]))) for name in row if name != INDEX}
+    names = [np.dtype(leaf.dtype).name for leaf in like]
+    return jax.tree.unflatten(tree, [row[name][next(columns[name])] for name in names])
 
 
 def _plan(fn: Callable, policies: Sequence[Any], params, key, batch, devices) -> list[_Group]:
@@ -191,16 +214,15 @@ def _dtypes(policy: Policy) -> tuple:
 # --- running --------------------------------------------------------------------------------
 
 
-def _run(fn, params, key, batch: int, devices, rest, leaves: tuple, arrays) -> Any:
+def _run(fn, unpack, params, key, batch: int, devices, rest, leaves: Table, arrays) -> Any:
     """The results of ``fn`` for a stack of policies that fills batches and devices."""
 
     def one(row, arrays):
-        _, policy = row
         args, kwargs = join_arguments(arrays, rest)
-        return simulate(fn, policy, params=params, key=key)(*args, **kwargs)
+        return simulate(fn, unpack(row), params=params, key=key)(*args, **kwargs)
 
     def share(leaves, arrays):
-        return _map(lambda row: one(row, arrays), leaves, len(leaves[0]), batch)
+        return _map(lambda row: one(row, arrays), leaves, len(leaves[INDEX]), batch)
 
     if len(devices) > 1:
         split, whole = PartitionSpec(AXIS), PartitionSpec()
@@ -211,7 +233,7 @@ def _run(fn, params, key, batch: int, devices, rest, leaves: tuple, arrays) -> A
     return share(leaves, arrays)
 
 
-def _map(one: Callable, leaves: tuple, count: int, batch: int) -> Any:
+def _map(one: Callable, leaves: Table, count: int, batch: int) -> Any:
     """``one`` mapped over a stack whose length is a multiple of ``batch``."""
     if count == 1:
         result = one(jax.tree.map(lambda leaf: leaf[0], leaves))
