@@ -139,14 +139,15 @@ def test_values_stay_where_they_are(fmt, mode, x):
 @law()
 def test_sign_symmetry(fmt, mode, x):
     """Rounding -x mirrors rounding x, the directed modes changing places."""
+    if not fmt.signed:
+        pytest.skip("an unsigned format has no negative values")
     if fmt.lowest != -fmt.largest:
         x = x[(x & ~np.uint32(SIGN)) < LAYOUTS["float32"].at_least(fmt.largest)]
-    if not fmt.signed:
-        x = x[:0]
+    assert len(x)
     for overflow in POLICIES:
-        here = round_patterns(x, fmt, mode, overflow) if len(x) else x
+        here = round_patterns(x, fmt, mode, overflow)
         opposite = MIRRORED.get(mode, mode)
-        there = round_patterns(x ^ np.uint32(SIGN), fmt, opposite, overflow) if len(x) else x
+        there = round_patterns(x ^ np.uint32(SIGN), fmt, opposite, overflow)
         kept = SIGN if fmt.has_negative_zero else 0
         zero = (here & ~np.uint32(SIGN)) == 0
         nan = (here & ~np.uint32(SIGN)) > INFINITY
