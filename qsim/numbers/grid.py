@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qsim.numbers.formats import Float, Format
+from qsim.numbers.formats import Float, Format, power
 
 __all__ = ["CARRIERS", "Carrier", "Grid", "carrier_of", "lower", "stack"]
 
@@ -64,38 +64,37 @@ class Grid:
     """The values of one format, or of a stack of formats, as arrays of shape ``[...]``.
 
     Bit patterns are those of magnitudes in the carrier (uint32 words for float32, uint64 for
-    float64).
+    float64). The values are ``±k * 2**max(E - mantissa_bits, quantum)`` in the binade of exponent
+    E, for integers k, up to the edges.
 
-    Invariants:
-
-    - ``mantissa_bits`` is at most the carrier's, ``quantum`` at least the carrier's.
-    - neighbours in the binade of exponent ``E`` are ``2**max(E - mantissa_bits, quantum)`` apart;
-    - ``lowest`` is the magnitude of the lowest finite value, 0 for unsigned formats;
+    - ``quantum`` (int32): the exponent of the smallest gap, at least the carrier's;
+    - ``dropped`` (int32): mantissa bits that the carrier has and the format has not;
+    - ``first`` and ``half``: the smallest gap, ``2**quantum``, and half of it, rounded down;
+    - ``smallest`` is 0, but the smallest value where the format has no zero;
+    - ``largest``, ``lowest``: the magnitudes of the largest value and of the lowest, which is 0
+      for unsigned formats;
     - ``overflow`` and ``underflow`` are what lies above ``largest`` and below ``-lowest``:
       the carrier's infinity or NaN, or the finite edge itself where the format has neither;
     - ``sign`` is the carrier's sign bit, 0 for unsigned formats, and ``negative_zero`` is the
       carrier's sign bit where minus zero is a value, else 0;
-    - ``first`` is the smallest gap, ``2**quantum``;
-    - ``smallest`` is 0, but the smallest value where the format has no zero;
-    - ``parity`` is added to an exponent to get the code's parity where ``mantissa_bits`` is 0.
+    - ``parity_mask``, ``parity_flip``: ``(pattern & mask ^ flip) & gap`` is zero for even codes.
 
-    The leaves are int32 and carrier words. Their annotation is ``Any``, since transformations put
-    other things in the place of leaves.
-
-    The values are ``±k * 2**max(E - mantissa_bits, quantum)`` for integers k, up to the edges.
+    The annotation of the leaves is ``Any``, since transformations put other things in their place.
     """
 
-    mantissa_bits: Any
     quantum: Any
+    dropped: Any
+    first: Any
+    half: Any
+    smallest: Any
     largest: Any
     lowest: Any
     overflow: Any
     underflow: Any
-    first: Any
-    smallest: Any
     sign: Any
     negative_zero: Any
-    parity: Any
+    parity_mask: Any
+    parity_flip: Any
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -122,34 +121,55 @@ def lower(fmt: Format, carrier: str = "float32") -> Grid:
         raise TypeError(f"lower takes a Format, got {fmt!r}: write lower(parse('e4m3'))")
     into = _carrier(carrier)
     _require_carried(fmt, into)
-    largest = _bits(fmt.largest, into)
-    lowest = _bits(max(-fmt.lowest, Fraction(0)), into)
-    nan = into.nan if fmt.has_nan else None
-    beyond = into.infinity if fmt.infinities else nan
-    below = beyond if fmt.signed else nan
-    first = _bits(fmt.smallest, into)
-    smallest = 0 if fmt.has_zero else first
+    # the grid of an integer format is all subnormal: its gaps never widen within the range
+    mantissa_bits = fmt.mantissa_bits if isinstance(fmt, Float) else into.mantissa_bits
+    integers = {"quantum": fmt.quantum, "dropped": into.mantissa_bits - mantissa_bits}
+    first = _bits(power(fmt.quantum), into)
+    binade = 1 << into.mantissa_bits
     words = {
-        "largest": largest,
-        "lowest": lowest,
-        "overflow": largest if beyond is None else beyond,
-        "underflow": max(lowest, smallest) if below is None else below,
         "first": first,
-        "smallest": smallest,
+        "half": first >> 1 if first < 2 * binade else first - binade,
+        **_edges(fmt, into),
         "sign": into.sign if fmt.signed else 0,
         "negative_zero": into.sign if fmt.has_negative_zero else 0,
-    }
-    # the grid of an integer format is all subnormal: its gaps never widen within the range
-    is_float = isinstance(fmt, Float)
-    integers = {
-        "mantissa_bits": fmt.mantissa_bits if is_float else into.mantissa_bits,
-        "quantum": fmt.quantum,
-        "parity": fmt.bias % 2 if is_float else 0,
+        **_parity(fmt, into),
     }
     return Grid(
         **{name: np.asarray(word, into.word) for name, word in words.items()},
         **{name: np.asarray(value, np.int32) for name, value in integers.items()},
     )
+
+
+def _edges(fmt: Format, carrier: Carrier) -> dict[str, int]:
+    """The outermost values, and what lies beyond them."""
+    largest = _bits(fmt.largest, carrier)
+    lowest = _bits(max(-fmt.lowest, Fraction(0)), carrier)
+    smallest = 0 if fmt.has_zero else _bits(fmt.smallest, carrier)
+    nan = carrier.nan if fmt.has_nan else None
+    beyond = carrier.infinity if fmt.infinities else nan
+    below = beyond if fmt.signed else nan
+    return {
+        "smallest": smallest,
+        "largest": largest,
+        "lowest": lowest,
+        "overflow": largest if beyond is None else beyond,
+        "underflow": max(lowest, smallest) if below is None else below,
+    }
+
+
+def _parity(fmt: Format, carrier: Carrier) -> dict[str, int]:
+    """How a pattern tells odd codes from even ones.
+
+    A code is odd where the last bit of the significand is, the implicit bit being always set.
+    With one bit of precision there is no other bit, and the exponent tells odd codes from even:
+    in the pattern, the last bit of the exponent field, or for the carrier's highest subnormal
+    binade (field 0) the bit below it.
+    """
+    implicit, all_bits = 1 << carrier.mantissa_bits, 2**carrier.bits - 1
+    if not isinstance(fmt, Float) or fmt.mantissa_bits > 0:
+        return {"parity_mask": all_bits - implicit, "parity_flip": implicit}
+    flip = 0 if fmt.bias % 2 == carrier.bias % 2 else implicit * 3 // 2
+    return {"parity_mask": all_bits - implicit + 1, "parity_flip": flip}
 
 
 def stack(grids: Sequence[Grid]) -> Grid:

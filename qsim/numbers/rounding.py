@@ -209,7 +209,7 @@ def round_to_grid(
     # what lies in the first gap and does not fall to zero rounds as the first grid point does
     at_least_first = jnp.maximum(magnitude, grid.first)
     mask = _word(2**carrier.bits - 1, carrier) << _shift(at_least_first, grid, carrier)
-    odd = _is_odd(at_least_first, ~mask + _word(1, carrier), grid, carrier)
+    odd = _is_odd(at_least_first, ~mask + _word(1, carrier), grid)
     rounded = (at_least_first + _offset(mask, odd, negative, mode, random, carrier)) & mask
     rounded = _overflowed(rounded, magnitude, negative, grid, mode, policy, carrier)
     leaves_zero = _leaves_zero(magnitude, negative, grid, mode, random, carrier)
@@ -234,32 +234,18 @@ def _split(bits: Array, carrier: Carrier) -> tuple[Array, Array]:
 def _shift(magnitude: Array, grid: Grid, carrier: Carrier) -> Array:
     """How many low bits of a magnitude's pattern lie below its gap.
 
-    In units of the exponent field the lowest binade of full precision has the number ``floor``;
-    below it gaps are as wide as there. Below the carrier's own lowest binade, 1, a step of the
-    bit pattern no longer halves.
+    One more for each binade below the lowest of full precision. Below the carrier's own lowest
+    binade, whose exponent field is 1, a step of the bit pattern no longer halves.
     """
-    floor = grid.quantum + grid.mantissa_bits + carrier.bias
+    lowest = grid.quantum + (carrier.bias + carrier.mantissa_bits - 1)
     field = lax.convert_element_type(magnitude >> carrier.mantissa_bits, jnp.int32)
-    excess = jnp.maximum(field, floor) - jnp.maximum(field, 1)
-    shift = excess + (carrier.mantissa_bits - grid.mantissa_bits)
+    shift = jnp.maximum(lowest - field, grid.dropped - 1) + jnp.minimum(field, 1)
     return lax.convert_element_type(shift, carrier.word)
 
 
-def _is_odd(magnitude: Array, ulp: Array, grid: Grid, carrier: Carrier) -> Array:
-    """Whether the code of a magnitude's lower neighbour is odd.
-
-    A code is odd where the last bit of the significand is, the implicit bit being always set.
-    With one bit of precision there is no other bit, and the exponent tells odd codes from even:
-    in the pattern, the last bit of the exponent field, or for the carrier's highest subnormal
-    binade (field 0) the bit below it.
-    """
-    implicit = 1 << carrier.mantissa_bits
-    exponent = _word(2**carrier.bits - implicit, carrier)
-    flipped = jnp.where(grid.parity % 2 == carrier.bias % 2, 0, _word(implicit * 3 // 2, carrier))
-    one_bit = grid.mantissa_bits == 0
-    keep = jnp.where(one_bit, exponent, ~_word(implicit, carrier))
-    flip = jnp.where(one_bit, flipped, _word(implicit, carrier))
-    return ((magnitude & keep) ^ flip) & ulp != 0
+def _is_odd(magnitude: Array, gap: Array, grid: Grid) -> Array:
+    """Whether the code of a magnitude's lower neighbour is odd."""
+    return ((magnitude & grid.parity_mask) ^ grid.parity_flip) & gap != 0
 
 
 def _offset(mask, odd: Array, negative: Array, mode: Rounding, random, carrier: Carrier) -> Array:
@@ -299,9 +285,7 @@ def _leaves_zero(magnitude, negative, grid: Grid, mode: Rounding, random, carrie
 
     Beyond the first gap every magnitude does, and without a zero in the format all do.
     """
-    one, first, inside = _word(1, carrier), grid.first, None
-    binade = _word(1 << carrier.mantissa_bits, carrier)
-    half = jnp.where(first < binade * 2, first >> 1, first - binade)
+    one, first, half, inside = _word(1, carrier), grid.first, grid.half, None
     match mode.mode:
         case "ties_to_even" | "ties_to_zero":
             least = half + one
@@ -368,6 +352,6 @@ def _points_inward(negative, grid: Grid, mode: Rounding, carrier: Carrier):
             return ~negative
         case "to_odd":
             ulp = _word(1, carrier) << _shift(grid.largest, grid, carrier)
-            odd = _is_odd(grid.largest, ulp, grid, carrier)
+            odd = _is_odd(grid.largest, ulp, grid)
             return odd | (grid.overflow != carrier.infinity)
     return None
