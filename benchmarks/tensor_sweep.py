@@ -45,7 +45,7 @@ def measured(count: int, size: int, repeats: int) -> tuple[dict, list[dict], lis
     modes |= {name: specs for name, (_, specs) in rivals.items()}
     for make in OURS.values():  # a process in which JAX has met all of this, on another shape
         jax.block_until_ready(make(fmts[:2], x[:1])())
-    first = {name: timing.cold(make) for name, make in makers.items()}
+    first = {name: timing.cold(make, tries=3) for name, make in makers.items()}
     runs = {name: run for name, (run, _) in first.items()}
     cold = {name: seconds for name, (_, seconds) in first.items()}
     taken = timing.interleave(runs, SWEEP, repeats=repeats)

@@ -77,6 +77,8 @@ class Grid:
       the carrier's infinity or NaN, or the finite edge itself where the format has neither;
     - ``sign`` is the carrier's sign bit, 0 for unsigned formats, and ``negative_zero`` is the
       carrier's sign bit where minus zero is a value, else 0;
+    - ``absolute`` is all bits but the carrier's sign bit. It is the same in every grid, and is kept
+      here so that a compiled loop over grids does not compute magnitudes ahead and store them;
     - ``parity_mask``, ``parity_flip``: ``(pattern & mask ^ flip) & gap`` is zero for even codes.
 
     The annotation of the leaves is ``Any``, since transformations put other things in their place.
@@ -92,6 +94,7 @@ class Grid:
     overflow: Any
     underflow: Any
     sign: Any
+    absolute: Any
     negative_zero: Any
     parity_mask: Any
     parity_flip: Any
@@ -131,6 +134,7 @@ def lower(fmt: Format, carrier: str = "float32") -> Grid:
         "half": first >> 1 if first < 2 * binade else first - binade,
         **_edges(fmt, into),
         "sign": into.sign if fmt.signed else 0,
+        "absolute": into.sign - 1,
         "negative_zero": into.sign if fmt.has_negative_zero else 0,
         **_parity(fmt, into),
     }

@@ -205,7 +205,7 @@ def round_to_grid(
     """``x`` rounded to a grid whose leaves broadcast against it; no checks, no derivative."""
     carrier, grid = carrier_of(grid), jax.tree.map(jnp.asarray, grid)
     bits = lax.bitcast_convert_type(x, carrier.word)
-    magnitude, negative = _split(bits, carrier)
+    magnitude, negative = bits & grid.absolute, bits > grid.absolute + _word(1, carrier)
     # what lies in the first gap and does not fall to zero rounds as the first grid point does
     at_least_first = jnp.maximum(magnitude, grid.first)
     mask = _word(2**carrier.bits - 1, carrier) << _shift(at_least_first, grid, carrier)
