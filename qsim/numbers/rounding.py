@@ -187,7 +187,8 @@ def _straight_through_jvp(mode, policy, gradient, primals, tangents):
 def inside_range(x: Float[Array, "..."], grid: Grid) -> Bool[Array, "..."]:
     """Whether each of ``x`` lies between the lowest and the largest value of a grid."""
     carrier = carrier_of(grid)
-    magnitude, negative = _split(lax.bitcast_convert_type(x, carrier.word), carrier)
+    bits = lax.bitcast_convert_type(x, carrier.word)
+    magnitude, negative = bits & _word(carrier.sign - 1, carrier), bits > _word(carrier.sign, carrier)
     return magnitude <= jnp.where(negative, grid.lowest, grid.largest)
 
 
@@ -224,11 +225,6 @@ def round_to_grid(
 
 def _word(value: int, carrier: Carrier) -> np.generic:
     return carrier.word.type(value)
-
-
-def _split(bits: Array, carrier: Carrier) -> tuple[Array, Array]:
-    """The magnitude's bit pattern, and whether the number is below zero."""
-    return bits & _word(carrier.sign - 1, carrier), bits > _word(carrier.sign, carrier)
 
 
 def _shift(magnitude: Array, grid: Grid, carrier: Carrier) -> Array:
