@@ -188,7 +188,8 @@ def inside_range(x: Float[Array, "..."], grid: Grid) -> Bool[Array, "..."]:
     """Whether each of ``x`` lies between the lowest and the largest value of a grid."""
     carrier = carrier_of(grid)
     bits = lax.bitcast_convert_type(x, carrier.word)
-    magnitude, negative = bits & _word(carrier.sign - 1, carrier), bits > _word(carrier.sign, carrier)
+    magnitude = bits & _word(carrier.sign - 1, carrier)
+    negative = bits > _word(carrier.sign, carrier)
     return magnitude <= jnp.where(negative, grid.lowest, grid.largest)
 
 
