@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -65,6 +66,12 @@ def _ml_dtypes(fmt: Float) -> Iterator[Peer]:
         cast = lambda x: x.astype(dtype).astype(np.float32)  # noqa: E731
         yield Peer(f"ml_dtypes {name}, NumPy", *modes, np.asarray, cast)
         yield Peer(f"JAX cast to {name}", *modes, jnp.asarray, cast, traced=True)
+
+
+def _xla(fmt: Float) -> Iterator[Peer]:
+    """The compiler's own rounding: static, IEEE formats only, and without their subnormals."""
+    turn = lambda x: jax.lax.reduce_precision(x, fmt.exponent_bits, fmt.mantissa_bits)  # noqa: E731
+    yield Peer("lax.reduce_precision", _ieee(fmt), "ieee", jnp.asarray, turn, traced=True)
 
 
 def _gfloat(fmt: Float) -> Iterator[Peer]:
@@ -134,6 +141,7 @@ def _cpfloat(fmt: Float) -> Iterator[Peer]:
 
 PEERS = {
     "ml_dtypes": _ml_dtypes,
+    "XLA": _xla,
     "gfloat": _gfloat,
     "pychop": _pychop,
     "QPyTorch": _qtorch,

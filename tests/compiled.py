@@ -12,7 +12,6 @@ import numpy as np
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid, lower
 from qsim.numbers.modes import Rounding
-from qsim.numbers.rounding import round_to_grid
 
 PIECE = 1 << 17
 
@@ -20,7 +19,7 @@ PIECE = 1 << 17
 @partial(jax.jit, static_argnames=("rounding", "overflow"))
 def rounded(x, grid: Grid, *, rounding: str, overflow: str):
     """The kernel under ``jit``, the grid being traced."""
-    return round_to_grid(x, grid, mode=Rounding.parse(rounding), policy=overflow)
+    return grid.round(x, mode=Rounding.parse(rounding), policy=overflow)
 
 
 def round_patterns(

@@ -108,7 +108,7 @@ def test_what_is_no_format_is_refused(function, fmt):
 
 def test_codes_want_one_format():
     with raises(
-        TypeError, "expected one format, a string such as 'e4m3' or a qsim.Float, got Grid"
+        TypeError, "expected one format, a string such as 'e4m3' or a qsim.Float, got BinadeGrid"
     ):
         encode(X, lower(parse("e4m3")))
     with raises(TypeError, "expected one format"):

@@ -14,7 +14,7 @@ import qsim
 from qsim import lower, parse, stack
 from qsim.numbers.catalogue import catalogue
 from qsim.numbers.modes import ROUNDINGS, Rounding
-from qsim.numbers.rounding import random_words, round_to_grid
+from qsim.numbers.rounding import random_words
 from tests.intervals import POLICIES, intervals
 
 NAMES = [name for name, entry in catalogue().items() if entry.format.precision <= 24][:20]
@@ -51,7 +51,7 @@ def rounds(mode: str, policy: str):
     def rounded(x, grid):
         stochastic = rounding.mode == "stochastic"
         words = random_words(jax.random.key(6), x.shape, rounding) if stochastic else None
-        return round_to_grid(x, grid, mode=rounding, policy=policy, random=words)
+        return grid.round(x, mode=rounding, policy=policy, random=words)
 
     return rounded
 

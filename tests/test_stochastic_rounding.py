@@ -18,7 +18,7 @@ import qsim
 from qsim import Float, lower, parse, stack
 from qsim.numbers import exact
 from qsim.numbers.modes import Rounding
-from qsim.numbers.rounding import random_words, round_to_grid
+from qsim.numbers.rounding import random_words
 from tests.intervals import LAYOUTS, POLICIES, grid_point, intervals, magnitudes
 from tests.unchecked import unchecked
 
@@ -31,7 +31,7 @@ FORMATS = [
 @partial(jax.jit, static_argnames=("rounding", "overflow"))
 def rounded(x, grid, random, *, rounding, overflow):
     mode = Rounding.parse(rounding)
-    return round_to_grid(x, grid, mode=mode, policy=overflow, random=random)
+    return grid.round(x, mode=mode, policy=overflow, random=random)
 
 
 def words(numbers: np.ndarray, bits: int) -> np.ndarray:

@@ -8,11 +8,10 @@ from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 
-from qsim.numbers.formats import Float, Format, Integer
+from qsim.numbers.families import FAMILIES
+from qsim.numbers.formats import Format
 
 __all__ = ["Entry", "catalogue", "folder", "read"]
-
-FAMILIES = {"float": Float, "integer": Integer}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ def _entry(name: str, table: dict) -> Entry:
         if family not in FAMILIES:
             raise TypeError(f"no family {family!r}; known are {', '.join(FAMILIES)}")
         described = {key: table.pop(key) for key in ("title", "source", "landmarks")}
-        return Entry(name=name, format=FAMILIES[family](**table), **described)
+        return Entry(name=name, format=FAMILIES[family].record(**table), **described)
     except KeyError as missing:
         raise ValueError(f"catalogue entry {name!r}: {missing} is missing") from None
     except TypeError as error:

@@ -7,7 +7,7 @@ points from zero. Integers are two's complement.
 Source: the layouts of ``qsim.numbers.formats``; equal to ``exact.encode`` and ``exact.decode``.
 """
 
-from functools import partial
+from functools import partial, singledispatch
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,9 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, UInt
 
-from qsim.numbers import formats
+from qsim.numbers import exact, formats
 from qsim.numbers.formats import Format, Integer
-from qsim.numbers.grid import CARRIERS, Carrier, lower
+from qsim.numbers.grid import CARRIERS, Carrier, lower, pattern
 from qsim.numbers.rounding import quantize, require_float
 from qsim.numbers.specs import format_of
 
@@ -137,28 +137,77 @@ def _nan_code(x: Array, fmt: Format, nan: int | None) -> int:
     return 0
 
 
-# --- integer arithmetic on bit patterns -----------------------------------------------------
+# --- what each family defines ---------------------------------------------------------------
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3))
 def _encode(bits: Array, fmt: Format, nan: int, carrier: Carrier) -> Array:
+    is_nan = bits & carrier.word.type(carrier.sign - 1) > carrier.word.type(carrier.infinity)
+    return jnp.where(is_nan, carrier.word.type(nan), encoded(fmt, bits, carrier))
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _decode(codes: Array, fmt: Format, carrier: Carrier) -> Array:
+    return decoded(fmt, codes, carrier)
+
+
+@singledispatch
+def encoded(fmt: Format, bits: Array, carrier: Carrier) -> Array:
+    """The codes of values of the format, given as bit patterns of the carrier; NaN gets any code.
+
+    A family may register its own. This one looks the values up among all of them.
+    """
+    known = {_pattern(value, carrier): code for code, value in enumerate(exact.values(fmt))}
+    patterns = sorted(known)
+    places = jnp.searchsorted(np.array(patterns, carrier.word), bits)
+    return jnp.asarray([known[p] for p in patterns], carrier.word)[places]
+
+
+@singledispatch
+def decoded(fmt: Format, codes: Array, carrier: Carrier) -> Array:
+    """The bit patterns of the values of codes.
+
+    A family may register its own. This one looks the codes up among all of them.
+    """
+    patterns = [_pattern(value, carrier) for value in exact.values(fmt)]
+    return jnp.asarray(np.array(patterns, carrier.word))[codes]
+
+
+def _pattern(value: exact.Value, carrier: Carrier) -> int:
+    """The bit pattern of any value of a format."""
+    if isinstance(value, float):  # minus zero, an infinity or NaN
+        return (
+            carrier.nan if value != value else int(np.array(value, carrier.name).view(carrier.word))
+        )
+    return pattern(abs(value), carrier) | (carrier.sign if value < 0 else 0)
+
+
+# --- integers and floats: integer arithmetic on bit patterns --------------------------------
+
+
+@encoded.register
+def _(fmt: Integer, bits: Array, carrier: Carrier) -> Array:
     word = carrier.word.type
     magnitude, negative = bits & word(carrier.sign - 1), bits >= word(carrier.sign)
     exponent, significand = _normalised(magnitude, carrier)
     spacing = exponent - carrier.mantissa_bits
-    if isinstance(fmt, Integer):
-        down, up = (
-            jnp.maximum(n, 0).astype(carrier.word)
-            for n in (fmt.quantum - spacing, spacing - fmt.quantum)
-        )
-        count = significand >> down << up
-        codes = jnp.where(negative, ~count + word(1), count) & word(2**fmt.bits - 1)
-    else:
-        codes = _float_code(exponent, spacing, significand, fmt, carrier)
-        codes = jnp.where(magnitude == word(carrier.infinity), word(fmt.top_code + 1), codes)
-        sign = word(1 << (fmt.exponent_bits + fmt.mantissa_bits) if fmt.signed else 0)
-        codes = jnp.where(negative, codes | sign, codes)
-    return jnp.where(magnitude > word(carrier.infinity), word(nan), codes)
+    down, up = (
+        jnp.maximum(n, 0).astype(carrier.word)
+        for n in (fmt.quantum - spacing, spacing - fmt.quantum)
+    )
+    count = significand >> down << up
+    return jnp.where(negative, ~count + word(1), count) & word(2**fmt.bits - 1)
+
+
+@encoded.register
+def _(fmt: formats.Float, bits: Array, carrier: Carrier) -> Array:
+    word = carrier.word.type
+    magnitude, negative = bits & word(carrier.sign - 1), bits >= word(carrier.sign)
+    exponent, significand = _normalised(magnitude, carrier)
+    codes = _float_code(exponent, exponent - carrier.mantissa_bits, significand, fmt, carrier)
+    codes = jnp.where(magnitude == word(carrier.infinity), word(fmt.top_code + 1), codes)
+    sign = word(1 << (fmt.exponent_bits + fmt.mantissa_bits) if fmt.signed else 0)
+    return jnp.where(negative, codes | sign, codes)
 
 
 def _float_code(exponent, spacing, significand, fmt: formats.Float, carrier: Carrier) -> Array:
@@ -186,14 +235,18 @@ def _normalised(magnitude: Array, carrier: Carrier) -> tuple[Array, Array]:
     return exponent, (fraction | implicit) << up.astype(carrier.word)
 
 
-@partial(jax.jit, static_argnums=(1, 2))
-def _decode(codes: Array, fmt: Format, carrier: Carrier) -> Array:
+@decoded.register
+def _(fmt: Integer, codes: Array, carrier: Carrier) -> Array:
     word = carrier.word.type
-    if isinstance(fmt, Integer):
-        negative = (codes >> (fmt.bits - 1) == 1) & fmt.signed
-        count = jnp.where(negative, word(2 ** (fmt.bits - 1)) * 2 - codes, codes)
-        count = count & word(2**carrier.bits - 1)
-        return _assembled(count, jnp.int32(fmt.quantum), negative, carrier)
+    negative = (codes >> (fmt.bits - 1) == 1) & fmt.signed
+    count = jnp.where(negative, word(2 ** (fmt.bits - 1)) * 2 - codes, codes)
+    count = count & word(2**carrier.bits - 1)
+    return _assembled(count, jnp.int32(fmt.quantum), negative, carrier)
+
+
+@decoded.register
+def _(fmt: formats.Float, codes: Array, carrier: Carrier) -> Array:
+    word = carrier.word.type
     width, stored = fmt.exponent_bits + fmt.mantissa_bits, fmt.mantissa_bits
     negative = (codes >> width == 1) & fmt.signed
     magnitude = codes & word(2**width - 1)

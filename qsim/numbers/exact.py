@@ -9,15 +9,36 @@ the precision is 1, saturation); OCP OFP8 1.0 and MX 1.0 (special values).
 
 import math
 from fractions import Fraction
+from functools import singledispatch
+from typing import NamedTuple
 
 from qsim.numbers.formats import Float, Format, Integer, power
 from qsim.numbers.modes import Rounding, check_overflow
 
-__all__ = ["Value", "decode", "encode", "round_exact", "values"]
+__all__ = ["Gap", "Value", "code_of", "decode", "encode", "gap_at", "round_exact", "values"]
 
 Value = Fraction | float
 
 INF, NAN, MINUS_ZERO = math.inf, math.nan, -0.0
+
+
+class Gap(NamedTuple):
+    """The two neighbours on a grid between which a number lies.
+
+    Attributes:
+        near: the neighbour of smaller magnitude; the number itself, if it is on the grid.
+        far: the other one.
+        tie: where nearest changes from one to the other; the middle, for most families.
+        even: whether the code of ``near`` is even.
+    """
+
+    near: Fraction
+    far: Fraction
+    tie: Fraction
+    even: bool
+
+
+# --- what each family defines ---------------------------------------------------------------
 
 
 def decode(fmt: Format, code: int) -> Value:
@@ -31,15 +52,46 @@ def decode(fmt: Format, code: int) -> Value:
     """
     if not 0 <= code < 2**fmt.bits:
         raise ValueError(f"{fmt} has codes 0..{2**fmt.bits - 1}, got {code}")
-    match fmt:
-        case Integer():
-            sign_bit = fmt.signed << (fmt.bits - 1)
-            return (code - 2 * (code & sign_bit)) * power(fmt.quantum)
-        case Float():
-            return _decode_float(fmt, code)
+    return value_of(fmt, code)
 
 
-def _decode_float(fmt: Float, code: int) -> Value:
+@singledispatch
+def value_of(fmt: Format, code: int) -> Value:
+    """The value of a code that the format has. Each family registers its own."""
+    raise NotImplementedError(type(fmt))
+
+
+@singledispatch
+def code_of(fmt: Format, value: Value) -> int | None:
+    """The only code that ``value`` can have, if it is a value. Each family registers its own."""
+    raise NotImplementedError(type(fmt))
+
+
+@singledispatch
+def gap_at(fmt: Format, x: Fraction) -> Gap:
+    """The gap around ``x`` on the format's grid, which continues beyond its finite values.
+
+    Each family registers its own.
+    """
+    raise NotImplementedError(type(fmt))
+
+
+# --- integers and floats --------------------------------------------------------------------
+
+
+@value_of.register
+def _(fmt: Integer, code: int) -> Value:
+    sign_bit = fmt.signed << (fmt.bits - 1)
+    return (code - 2 * (code & sign_bit)) * power(fmt.quantum)
+
+
+@code_of.register
+def _(fmt: Integer, value: Value) -> int | None:
+    return None if isinstance(value, float) else int(value / power(fmt.quantum)) % 2**fmt.bits
+
+
+@value_of.register
+def _(fmt: Float, code: int) -> Value:
     width = fmt.exponent_bits + fmt.mantissa_bits
     negative, magnitude = bool(code >> width), code & (2**width - 1)
     top = fmt.top_code
@@ -49,6 +101,54 @@ def _decode_float(fmt: Float, code: int) -> Value:
     if magnitude == 0 and negative:
         return MINUS_ZERO if fmt.nans != "negative_zero" else NAN
     return -fmt.magnitude(magnitude) if negative else fmt.magnitude(magnitude)
+
+
+@code_of.register
+def _(fmt: Float, value: Value) -> int | None:
+    if isinstance(value, float) and math.isnan(value):
+        return fmt.nan_code
+    negative = math.copysign(1.0, value) < 0 if isinstance(value, float) else value < 0
+    if isinstance(value, float):
+        magnitude = fmt.top_code + 1 if math.isinf(value) else 0
+    else:
+        magnitude = _code_of_magnitude(abs(value), fmt)
+    return magnitude + (negative << (fmt.exponent_bits + fmt.mantissa_bits))
+
+
+@gap_at.register(Integer)
+@gap_at.register(Float)
+def _(fmt: Float | Integer, x: Fraction) -> Gap:
+    sign, magnitude = -1 if x < 0 else 1, abs(x)
+    gap = power(_gap_exponent(magnitude, fmt))
+    near = magnitude // gap * gap
+    if near == 0 and not fmt.has_zero:  # such a format has only its smallest value here
+        return Gap(sign * gap, sign * gap, sign * gap, True)
+    even = _code_of_magnitude(near, fmt) % 2 == 0
+    return Gap(sign * near, sign * (near + gap), sign * (near + gap / 2), even)
+
+
+def _gap_exponent(x: Fraction, fmt: Format) -> int:
+    if isinstance(fmt, Integer) or x < power(fmt.emin):
+        return fmt.quantum
+    return _exponent(x) - fmt.mantissa_bits
+
+
+def _exponent(x: Fraction) -> int:
+    """floor(log2(x)) for x > 0."""
+    guess = x.numerator.bit_length() - x.denominator.bit_length()
+    return guess if power(guess) <= x else guess - 1
+
+
+def _code_of_magnitude(x: Fraction, fmt: Format) -> int:
+    """The magnitude code of a grid point; it counts on beyond the largest value."""
+    if isinstance(fmt, Integer) or x < power(fmt.emin):
+        return int(x / power(fmt.quantum))
+    exponent = _exponent(x)
+    field = exponent + fmt.bias
+    return (field << fmt.mantissa_bits) + int((x / power(exponent) - 1) * 2**fmt.mantissa_bits)
+
+
+# --- every family ---------------------------------------------------------------------------
 
 
 def values(fmt: Format) -> list[Value]:
@@ -65,24 +165,10 @@ def encode(fmt: Format, value: Value) -> int:
     >>> bin(encode(Float(exponent_bits=4, mantissa_bits=3), Fraction(3, 2)))
     '0b111100'
     """
-    code = _code(fmt, value)
+    code = code_of(fmt, value)
     if code is not None and 0 <= code < 2**fmt.bits and _same(decode(fmt, code), value):
         return code
     raise ValueError(f"{value} is not a value of {fmt}")
-
-
-def _code(fmt: Format, value: Value) -> int | None:
-    """The only code that ``value`` can have."""
-    if isinstance(value, float) and math.isnan(value):
-        return fmt.nan_code
-    if isinstance(fmt, Integer):
-        return None if isinstance(value, float) else int(value / power(fmt.quantum)) % 2**fmt.bits
-    negative = math.copysign(1.0, value) < 0 if isinstance(value, float) else value < 0
-    if isinstance(value, float):
-        magnitude = fmt.top_code + 1 if math.isinf(value) else 0
-    else:
-        magnitude = _code_of_magnitude(abs(value), fmt)
-    return magnitude + (negative << (fmt.exponent_bits + fmt.mantissa_bits))
 
 
 def _same(a: Value, b: Value) -> bool:
@@ -113,70 +199,43 @@ def round_exact(
     negative = math.copysign(1.0, x) < 0 if isinstance(x, float) else x < 0
     if isinstance(x, float) and math.isinf(x):
         return _overflowed(fmt, negative, mode, policy, infinite=True)
-    magnitude = abs(Fraction(x))
-    rounded = _round_magnitude(magnitude, negative, fmt, mode, random)
-    if rounded > (max(-fmt.lowest, 0) if negative and magnitude else fmt.largest):
+    number = Fraction(x)
+    gap = gap_at(fmt, number)
+    rounded = gap.far if _leaves_near(number, gap, mode, random) else gap.near
+    if not min(fmt.lowest, 0) <= rounded <= fmt.largest:
         return _overflowed(fmt, negative, mode, policy, infinite=False)
     if rounded == 0:
         return MINUS_ZERO if negative and fmt.has_negative_zero else Fraction(0)
-    return -rounded if negative and fmt.signed else rounded
+    return rounded
 
 
-def _round_magnitude(x: Fraction, negative: bool, fmt: Format, mode: Rounding, random: int):
-    """``x`` moved to one of its two neighbours on the grid, continued beyond the largest value."""
-    gap = power(_gap_exponent(x, fmt))
-    lower = x // gap * gap
-    fraction = (x - lower) / gap
-    if lower == 0 and not fmt.has_zero:
-        return gap  # a format without zero has only its smallest value here
-    even = _code_of_magnitude(lower, fmt) % 2 == 0
-    return lower + gap if _rounds_up(fraction, even, negative, mode, random) else lower
-
-
-def _gap_exponent(x: Fraction, fmt: Format) -> int:
-    if isinstance(fmt, Integer) or x < power(fmt.emin):
-        return fmt.quantum
-    return _exponent(x) - fmt.mantissa_bits
-
-
-def _exponent(x: Fraction) -> int:
-    """floor(log2(x)) for x > 0."""
-    guess = x.numerator.bit_length() - x.denominator.bit_length()
-    return guess if power(guess) <= x else guess - 1
-
-
-def _code_of_magnitude(x: Fraction, fmt: Format) -> int:
-    """The magnitude code of a grid point; it counts on beyond the largest value."""
-    if isinstance(fmt, Integer) or x < power(fmt.emin):
-        return int(x / power(fmt.quantum))
-    exponent = _exponent(x)
-    field = exponent + fmt.bias
-    return (field << fmt.mantissa_bits) + int((x / power(exponent) - 1) * 2**fmt.mantissa_bits)
-
-
-def _rounds_up(fraction: Fraction, even: bool, negative: bool, mode: Rounding, random: int) -> bool:
-    """Whether a magnitude ``fraction`` of a gap above its lower neighbour moves to the upper."""
-    half, inexact = Fraction(1, 2), fraction > 0
+def _leaves_near(x: Fraction, gap: Gap, mode: Rounding, random: int) -> bool:
+    """Whether ``x`` moves to the neighbour of larger magnitude."""
+    if x == gap.near or gap.near == gap.far:
+        return False
+    upward = gap.far > gap.near
+    tie, beyond = x == gap.tie, (x > gap.tie) == upward and x != gap.tie
     match mode.mode:
         case "ties_to_even":
-            return fraction > half or (fraction == half and not even)
+            return beyond or (tie and not gap.even)
         case "ties_to_away":
-            return fraction >= half
+            return beyond or tie
         case "ties_to_zero":
-            return fraction > half
+            return beyond
         case "ties_to_odd":
-            return fraction > half or (fraction == half and even)
+            return beyond or (tie and gap.even)
         case "up":
-            return inexact and not negative
+            return upward
         case "down":
-            return inexact and negative
+            return not upward
         case "toward_zero":
             return False
         case "away_from_zero":
-            return inexact
+            return True
         case "to_odd":
-            return inexact and even
+            return gap.even
         case "stochastic":
+            fraction = (x - gap.near) / (gap.far - gap.near)
             return math.floor(fraction * 2**mode.random_bits) + random >= 2**mode.random_bits
     raise AssertionError(mode)
 
@@ -211,5 +270,5 @@ def _points_inward(fmt: Format, negative: bool, mode: Rounding) -> bool:
         case "down":
             return not negative
         case "to_odd":  # to whichever of the edge and infinity has the odd code
-            return not fmt.infinities or _code_of_magnitude(fmt.largest, fmt) % 2 == 1
+            return not fmt.infinities or encode(fmt, fmt.largest) % 2 == 1
     return False

@@ -39,6 +39,67 @@ def power(exponent: int) -> Fraction:
     return Fraction(2) ** exponent
 
 
+class Format:
+    """What every format says of itself, whatever its family.
+
+    A family is a frozen, keyword-only dataclass of Python numbers, strings and tuples, so that
+    equal formats are equal and hashable. For each family are registered: its spec strings
+    (``families.register``), its exact meaning (``exact.value_of``, ``code_of``, ``gap_at``), its
+    lowering to arrays (``grid.lowered``) and its codes (``codes.encoded``, ``codes.decoded``).
+
+    Attributes:
+        bits: bits of a code.
+        largest, lowest: the largest and the lowest finite value.
+        smallest: the smallest positive value.
+        quantum: an exponent such that every finite value is a multiple of ``2**quantum``.
+        precision: bits of the longest significand.
+
+    ``str(fmt)`` is the canonical spec string; ``qsim.parse`` is its inverse.
+    """
+
+    bits: int
+    largest: Fraction
+    lowest: Fraction
+    smallest: Fraction
+    quantum: int
+    precision: int
+
+    @property
+    def signed(self) -> bool:
+        """Whether there are values below zero."""
+        return self.lowest < 0
+
+    @property
+    def has_zero(self) -> bool:
+        """Whether zero is a value."""
+        return True
+
+    @property
+    def has_negative_zero(self) -> bool:
+        """Whether minus zero is a value of its own."""
+        return False
+
+    @property
+    def infinities(self) -> bool:
+        """Whether infinity is a value."""
+        return False
+
+    @property
+    def nan_count(self) -> int:
+        """How many codes are NaNs."""
+        return 0
+
+    @property
+    def has_nan(self) -> bool:
+        """Whether some code is a NaN."""
+        return self.nan_count > 0
+
+    @property
+    def nan_code(self) -> int | None:
+        """The canonical NaN; None without NaNs."""
+        return None
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
@@ -60,7 +121,7 @@ def _require_booleans(record: object, *names: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Float:
+class Float(Format):
     """A binary floating-point format.
 
     Attributes:
@@ -154,11 +215,6 @@ class Float:
     def has_negative_zero(self) -> bool:
         """Whether minus zero is a value of its own."""
         return self.signed and self.nans != "negative_zero"
-
-    @property
-    def has_nan(self) -> bool:
-        """Whether some code is a NaN."""
-        return self.nan_count > 0
 
     @property
     def nan_count(self) -> int:
@@ -274,7 +330,7 @@ class Float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Integer:
+class Integer(Format):
     """An integer or fixed-point format in two's complement.
 
     Attributes:
@@ -299,13 +355,6 @@ class Integer:
     fraction_bits: int = 0
     signed: bool = True
     symmetric: bool = False
-
-    has_zero = True
-    has_negative_zero = False
-    has_nan = False
-    infinities = False
-    nan_count = 0
-    nan_code = None
 
     def __post_init__(self):
         _require_integers(self, "bits", "fraction_bits")
@@ -361,6 +410,3 @@ class Integer:
         if self.fraction_bits:
             return f"{sign}fixed{self.bits}.{self.fraction_bits}{end}"
         return f"{sign}int{self.bits}{end}"
-
-
-Format = Float | Integer

@@ -4,18 +4,32 @@ A ``Format`` is a description in Python integers; a ``Grid`` is the same facts a
 they can be traced, stacked and mapped. ``lower`` is the only door from one to the other.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
+from functools import singledispatch
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, UInt
+from jaxtyping import Float as FloatArray
 
-from qsim.numbers.formats import Float, Format, power
+from qsim.numbers.formats import Format
+from qsim.numbers.modes import Rounding
 
-__all__ = ["CARRIERS", "Carrier", "Grid", "carrier_of", "lower", "stack"]
+__all__ = [
+    "CARRIERS",
+    "Carrier",
+    "Grid",
+    "carrier_of",
+    "lower",
+    "lowered",
+    "pattern",
+    "require_carried",
+    "stack",
+]
 
 
 class Carrier(NamedTuple):
@@ -58,51 +72,45 @@ CARRIERS = {
 }
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """The values of one format, or of a stack of formats, as arrays of shape ``[...]``.
+class Grid(ABC):
+    """The values of one format, or of a stack of formats, as arrays; the base of all kinds.
 
-    Bit patterns are those of magnitudes in the carrier (uint32 words for float32, uint64 for
-    float64). The values are ``±k * 2**max(E - mantissa_bits, quantum)`` in the binade of exponent
-    E, for integers k, up to the edges.
+    Each kind of grid is a registered dataclass whose leaves are arrays, and knows how to round to
+    itself. Two leaves are common to all; in a stack every leaf has the same leading axes more.
 
-    - ``quantum`` (int32): the exponent of the smallest gap, at least the carrier's;
-    - ``dropped`` (int32): mantissa bits that the carrier has and the format has not;
-    - ``first`` and ``half``: the smallest gap, ``2**quantum``, and half of it, rounded down;
-    - ``smallest`` is 0, but the smallest value where the format has no zero;
-    - ``largest``, ``lowest``: the magnitudes of the largest value and of the lowest, which is 0
-      for unsigned formats;
-    - ``overflow`` and ``underflow`` are what lies above ``largest`` and below ``-lowest``:
-      the carrier's infinity or NaN, or the finite edge itself where the format has neither;
-    - ``sign`` is the carrier's sign bit, 0 for unsigned formats, and ``negative_zero`` is the
-      carrier's sign bit where minus zero is a value, else 0;
-    - ``absolute`` is all bits but the carrier's sign bit. It is the same in every grid, and is kept
-      here so that a compiled loop over grids does not compute magnitudes ahead and store them;
-    - ``parity_mask``, ``parity_flip``: ``(pattern & mask ^ flip) & gap`` is zero for even codes.
-
-    The annotation of the leaves is ``Any``, since transformations put other things in their place.
+    Attributes:
+        largest: the bit pattern of the largest value's magnitude, a carrier word of shape ``[]``.
+        quantum: int32 of shape ``[]``; every value is a multiple of ``2**quantum``.
     """
 
-    quantum: Any
-    dropped: Any
-    first: Any
-    half: Any
-    smallest: Any
     largest: Any
-    lowest: Any
-    overflow: Any
-    underflow: Any
-    sign: Any
-    absolute: Any
-    negative_zero: Any
-    parity_mask: Any
-    parity_flip: Any
+    quantum: Any
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the stack; ``()`` for a single format."""
         return jnp.shape(self.largest)
+
+    @abstractmethod
+    def round(
+        self,
+        x: FloatArray[Array, "..."],
+        *,
+        mode: Rounding,
+        policy: str,
+        random: UInt[Array, "..."] | None = None,
+    ) -> FloatArray[Array, "..."]:
+        """``x`` rounded to this grid, which is a single one; no checks, no derivative.
+
+        Args:
+            x: values in the grid's carrier.
+            mode, policy: a rounding mode, and a name of ``modes.OVERFLOWS``.
+            random: for the stochastic modes, words as ``rounding.random_words`` gives them.
+        """
+
+    @abstractmethod
+    def inside(self, x: FloatArray[Array, "..."]) -> Bool[Array, "..."]:
+        """Whether each of ``x`` lies between the lowest and the largest value of this grid."""
 
 
 def carrier_of(grid: Grid) -> Carrier:
@@ -111,9 +119,10 @@ def carrier_of(grid: Grid) -> Carrier:
 
 
 def lower(fmt: Format, carrier: str = "float32") -> Grid:
-    """The grid of a format in a carrier; every leaf is a scalar.
+    """The grid of a format in a carrier, for a single format.
 
     Raises:
+        TypeError: if ``fmt`` is not a format.
         ValueError: if the carrier cannot hold every value of the format.
 
     >>> from qsim import parse
@@ -122,58 +131,13 @@ def lower(fmt: Format, carrier: str = "float32") -> Grid:
     """
     if not isinstance(fmt, Format):
         raise TypeError(f"lower takes a Format, got {fmt!r}: write lower(parse('e4m3'))")
-    into = _carrier(carrier)
-    _require_carried(fmt, into)
-    # the grid of an integer format is all subnormal: its gaps never widen within the range
-    mantissa_bits = fmt.mantissa_bits if isinstance(fmt, Float) else into.mantissa_bits
-    integers = {"quantum": fmt.quantum, "dropped": into.mantissa_bits - mantissa_bits}
-    first = _bits(power(fmt.quantum), into)
-    binade = 1 << into.mantissa_bits
-    words = {
-        "first": first,
-        "half": first >> 1 if first < 2 * binade else first - binade,
-        **_edges(fmt, into),
-        "sign": into.sign if fmt.signed else 0,
-        "absolute": into.sign - 1,
-        "negative_zero": into.sign if fmt.has_negative_zero else 0,
-        **_parity(fmt, into),
-    }
-    return Grid(
-        **{name: np.asarray(word, into.word) for name, word in words.items()},
-        **{name: np.asarray(value, np.int32) for name, value in integers.items()},
-    )
+    return lowered(fmt, _carrier(carrier))
 
 
-def _edges(fmt: Format, carrier: Carrier) -> dict[str, int]:
-    """The outermost values, and what lies beyond them."""
-    largest = _bits(fmt.largest, carrier)
-    lowest = _bits(max(-fmt.lowest, Fraction(0)), carrier)
-    smallest = 0 if fmt.has_zero else _bits(fmt.smallest, carrier)
-    nan = carrier.nan if fmt.has_nan else None
-    beyond = carrier.infinity if fmt.infinities else nan
-    below = beyond if fmt.signed else nan
-    return {
-        "smallest": smallest,
-        "largest": largest,
-        "lowest": lowest,
-        "overflow": largest if beyond is None else beyond,
-        "underflow": max(lowest, smallest) if below is None else below,
-    }
-
-
-def _parity(fmt: Format, carrier: Carrier) -> dict[str, int]:
-    """How a pattern tells odd codes from even ones.
-
-    A code is odd where the last bit of the significand is, the implicit bit being always set.
-    With one bit of precision there is no other bit, and the exponent tells odd codes from even:
-    in the pattern, the last bit of the exponent field, or for the carrier's highest subnormal
-    binade (field 0) the bit below it.
-    """
-    implicit, all_bits = 1 << carrier.mantissa_bits, 2**carrier.bits - 1
-    if not isinstance(fmt, Float) or fmt.mantissa_bits > 0:
-        return {"parity_mask": all_bits - implicit, "parity_flip": implicit}
-    flip = 0 if fmt.bias % 2 == carrier.bias % 2 else implicit * 3 // 2
-    return {"parity_mask": all_bits - implicit + 1, "parity_flip": flip}
+@singledispatch
+def lowered(fmt: Format, carrier: Carrier) -> Grid:
+    """The grid of a format. Each family registers its own; users call ``lower``."""
+    raise NotImplementedError(type(fmt))
 
 
 def stack(grids: Sequence[Grid]) -> Grid:
@@ -194,6 +158,12 @@ def stack(grids: Sequence[Grid]) -> Grid:
         raise ValueError("cannot stack zero grids; give at least one format")
     if len({carrier_of(grid).name for grid in grids}) > 1:
         raise ValueError("cannot stack grids of different carriers; lower all to float64")
+    if len({jax.tree.structure(grid) for grid in grids}) > 1:
+        kinds = sorted({type(grid).__name__ for grid in grids})
+        raise ValueError(
+            f"cannot stack grids of different kinds ({', '.join(kinds)}): stack each kind apart; "
+            "qsim.sweep takes formats of all kinds at once"
+        )
     return jax.tree.map(lambda *leaves: np.stack(leaves), *grids)
 
 
@@ -205,8 +175,19 @@ def _carrier(name: str) -> Carrier:
     return CARRIERS[name]
 
 
-def _require_carried(fmt: Format, carrier: Carrier) -> None:
-    """Every value of the format must be a value of the carrier."""
+def pattern(value: Fraction, carrier: Carrier) -> int:
+    """The bit pattern of a non-negative value that the carrier holds."""
+    number = np.float64(value.numerator / value.denominator).astype(carrier.name)
+    assert Fraction(float(number)) == value, (value, carrier)
+    return int(number.view(carrier.word))
+
+
+def require_carried(fmt: Format, carrier: Carrier) -> None:
+    """Checks that every value of the format is a value of the carrier.
+
+    Raises:
+        ValueError: if one is not; the message says why and what to do.
+    """
     name, limits = carrier.name, None
     edge = max(fmt.largest, -fmt.lowest)
     if fmt.precision > carrier.mantissa_bits + 1:
@@ -215,7 +196,7 @@ def _require_carried(fmt: Format, carrier: Carrier) -> None:
         limits = f"its largest value is beyond the largest {name}"
     elif fmt.quantum < carrier.quantum:
         limits = f"its smallest value is below 2^{carrier.quantum}, the smallest {name}"
-    elif isinstance(fmt, Float) and fmt.emin < -carrier.bias:
+    elif getattr(fmt, "emin", 0) < -carrier.bias:
         limits = f"its normal values begin below 2^-{carrier.bias}, where {name} loses precision"
     if limits:
         remedy = (
@@ -224,10 +205,3 @@ def _require_carried(fmt: Format, carrier: Carrier) -> None:
             else "no wider carrier exists"
         )
         raise ValueError(f"{fmt} cannot be carried in {name}: {limits}; {remedy}")
-
-
-def _bits(value: Fraction, carrier: Carrier) -> int:
-    """The bit pattern of a non-negative value that the carrier holds."""
-    number = np.float64(value.numerator / value.denominator).astype(carrier.name)
-    assert Fraction(float(number)) == value, (value, carrier)
-    return int(number.view(carrier.word))

@@ -15,14 +15,15 @@ Everything else is a name of the catalogue (``formats/``).
 import re
 
 from qsim.numbers.catalogue import catalogue
+from qsim.numbers.families import FAMILIES, register
 from qsim.numbers.formats import Float, Format, Integer
 from qsim.numbers.modes import suggest
 
 __all__ = ["format_of", "parse"]
 
 NUMBER = r"(\d{1,5})"
-FLOAT = re.compile(rf"(u?)e{NUMBER}m{NUMBER}(?:b(-?\d{{1,5}}))?(fnuz|nuz|fn|f|n|i)?")
-INTEGER = re.compile(rf"(u?)(?:int{NUMBER}|fixed{NUMBER}\.{NUMBER})(sym)?")
+FLOAT = rf"(u?)e{NUMBER}m{NUMBER}(?:b(-?\d{{1,5}}))?(fnuz|nuz|fn|f|n|i)?"
+INTEGER = rf"(u?)(?:int{NUMBER}|fixed{NUMBER}\.{NUMBER})(sym)?"
 
 SPECIALS = {
     None: ("ieee", True),
@@ -50,16 +51,9 @@ def parse(spec: str) -> Format:
     if not isinstance(spec, str):
         raise TypeError(f"a format is named by a string such as 'e4m3', got {spec!r}")
     name = spec.strip().lower()
-    if found := FLOAT.fullmatch(name):
-        return _float(*found.groups())
-    if found := INTEGER.fullmatch(name):
-        unsigned, whole, bits, fraction, symmetric = found.groups()
-        return Integer(
-            bits=int(whole or bits),
-            fraction_bits=int(fraction or 0),
-            signed=not unsigned,
-            symmetric=bool(symmetric),
-        )
+    for family in FAMILIES.values():
+        if found := family.pattern.fullmatch(name):
+            return family.read(found)
     entries = catalogue()
     if name in entries:
         return entries[name].format
@@ -77,7 +71,7 @@ def format_of(fmt: str | Format) -> Format:
         TypeError: for anything else.
         ValueError: as ``parse``.
     """
-    if isinstance(fmt, Float | Integer):
+    if isinstance(fmt, Format):
         return fmt
     if not isinstance(fmt, str):
         kind = type(fmt).__name__
@@ -85,7 +79,18 @@ def format_of(fmt: str | Format) -> Format:
     return parse(fmt)
 
 
-def _float(unsigned: str, exponent: str, mantissa: str, bias: str | None, specials: str | None):
+def _integer(found: re.Match) -> Integer:
+    unsigned, whole, bits, fraction, symmetric = found.groups()
+    return Integer(
+        bits=int(whole or bits),
+        fraction_bits=int(fraction or 0),
+        signed=not unsigned,
+        symmetric=bool(symmetric),
+    )
+
+
+def _float(found: re.Match) -> Float:
+    unsigned, exponent, mantissa, bias, specials = found.groups()
     nans, infinities = SPECIALS[specials]
     scale = int(mantissa) == 0
     if scale and specials not in (None, "f"):
@@ -100,3 +105,7 @@ def _float(unsigned: str, exponent: str, mantissa: str, bias: str | None, specia
         infinities=infinities,
         nans=nans,
     )
+
+
+register("float", Float, pattern=FLOAT, read=_float, example="e4m3")
+register("integer", Integer, pattern=INTEGER, read=_integer, example="int8")

@@ -23,7 +23,6 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 
 from qsim.numbers.grid import Carrier, Grid, carrier_of
 from qsim.numbers.modes import Rounding, suggest
-from qsim.numbers.rounding import inside_range, round_to_grid
 
 __all__ = ["SCALES", "check_scale", "choose_scale", "quantize_scaled"]
 
@@ -140,7 +139,7 @@ def _number(exponent: Array, fraction: Array, carrier: Carrier) -> Float[Array, 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
 def _straight_through(mode, policy, gradient, divides, x, grid, factor, random):
     y = _unscale(x, factor, divides, carrier_of(grid))
-    rounded = round_to_grid(y, grid, mode=mode, policy=policy, random=random)
+    rounded = grid.round(y, mode=mode, policy=policy, random=random)
     return _rescale(rounded, factor, carrier_of(grid))
 
 
@@ -150,7 +149,7 @@ def _straight_through_jvp(mode, policy, gradient, divides, primals, tangents):
     result = _straight_through(mode, policy, gradient, divides, x, grid, factor, random)
     tangent = tangents[0]
     if gradient == "clipped":
-        inside = inside_range(_unscale(x, factor, divides, carrier_of(grid)), grid)
+        inside = grid.inside(_unscale(x, factor, divides, carrier_of(grid)))
         tangent = jnp.where(inside, tangent, jnp.zeros_like(tangent))
     return result, tangent
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 import jax
 from jaxtyping import Array, Float
 
-from qsim.numbers.formats import Float as FloatFormat
-from qsim.numbers.formats import Format, Integer
+from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid, carrier_of, lower
 from qsim.numbers.modes import Rounding, check_overflow
 from qsim.numbers.rounding import check_gradient, random_words, widen
@@ -153,7 +152,7 @@ def as_policy(what: "Policy | str | Format | Grid | None") -> Policy:
             return what
         case None:
             return Policy()
-        case str() | FloatFormat() | Integer() | Grid():
+        case str() | Format() | Grid():
             return policy(weights=what, activations=what)
     raise TypeError(f"a policy is made by qsim.policy(...) or is a format, got {what!r}")
 

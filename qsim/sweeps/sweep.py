@@ -19,6 +19,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
+from qsim.numbers.grid import Grid
 from qsim.simulate.jaxprs import join_arguments, split_arguments
 from qsim.simulate.policy import Policy, as_policy
 from qsim.simulate.transform import simulate
@@ -174,17 +175,24 @@ def _pack(policies: list[Policy]) -> Table:
     rows = [jax.tree.leaves(policy) for policy in policies]
     names = {np.dtype(leaf.dtype).name for leaf in rows[0]}
     table = {
-        name: np.stack([np.stack([leaf for leaf in row if leaf.dtype == name]) for row in rows])
+        name: np.stack(
+            [np.concatenate([np.ravel(leaf) for leaf in row if leaf.dtype == name]) for row in rows]
+        )
         for name in names
     }
     return {**table, INDEX: np.arange(len(rows), dtype=np.int32)}
 
 
 def _unpack(like: list[Any], tree: Any, row: Table) -> Policy:
-    """The policy of a row, whose leaves have the dtypes of ``like``."""
-    columns = {name: iter(range(len(row[name]))) for name in row if name != INDEX}
-    names = [np.dtype(leaf.dtype).name for leaf in like]
-    return jax.tree.unflatten(tree, [row[name][next(columns[name])] for name in names])
+    """The policy of a row, whose leaves have the shapes and dtypes of ``like``."""
+    starts = dict.fromkeys(row, 0)
+    leaves = []
+    for leaf in like:
+        name, size = np.dtype(leaf.dtype).name, np.size(leaf)
+        part = row[name][starts[name] : starts[name] + size]
+        leaves.append(part.reshape(np.shape(leaf)))
+        starts[name] += size
+    return jax.tree.unflatten(tree, leaves)
 
 
 def _plan(fn: Callable, policies: Sequence[Any], params, key, batch, devices) -> list[_Group]:
@@ -197,18 +205,24 @@ def _plan(fn: Callable, policies: Sequence[Any], params, key, batch, devices) ->
     chosen = [as_policy(policy) for policy in policies]
     groups: dict[Any, list[int]] = {}
     for place, policy in enumerate(chosen):
-        shapes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(policy))
-        if any(shapes):
+        if any(grid.shape for grid in _grids(policy)):
             raise ValueError("a sweep takes single formats; give the rows of a stack one by one")
-        groups.setdefault((jax.tree.structure(policy), _dtypes(policy)), []).append(place)
+        groups.setdefault((jax.tree.structure(policy), _kinds(policy)), []).append(place)
     return [
         _Group(places, [chosen[place] for place in places], fn, params, key, batch, devices)
         for places in groups.values()
     ]
 
 
-def _dtypes(policy: Policy) -> tuple:
-    return tuple(np.dtype(leaf.dtype) for leaf in jax.tree.leaves(policy))
+def _grids(policy: Policy) -> list[Grid]:
+    is_grid = lambda node: isinstance(node, Grid)  # noqa: E731
+    return [node for node in jax.tree.leaves(policy, is_leaf=is_grid) if is_grid(node)]
+
+
+def _kinds(policy: Policy) -> tuple:
+    """What else the leaves of policies must share to be stacked: dtypes and shapes."""
+    leaves = jax.tree.leaves(policy)
+    return tuple((np.dtype(leaf.dtype), np.shape(leaf)) for leaf in leaves)
 
 
 # --- running --------------------------------------------------------------------------------

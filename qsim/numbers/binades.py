@@ -1,0 +1,300 @@
+"""Grids whose gaps are the same within a binade, and the rounding to them, bit for bit.
+
+Only integer arithmetic on bit patterns is used, since float arithmetic on the usual back ends
+flushes subnormals, contracts products into sums and rewrites divisions. In the bit pattern of a
+magnitude, neighbours of a grid lie ``ulp = 2**d`` patterns apart, so that rounding is::
+
+    (magnitude + offset) & ~(ulp - 1)        with 0 <= offset < ulp, the rounding mode
+
+and the carry into the exponent field is the carry into the next binade. Magnitudes below the
+smallest gap are compared with it and its half instead.
+
+Sources: the definitions in ``qsim.numbers.exact``, which this equals.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, UInt
+from jaxtyping import Float as FloatArray
+
+from qsim.numbers.formats import Float, Format, Integer, power
+from qsim.numbers.grid import Carrier, Grid, carrier_of, lowered, pattern, require_carried
+from qsim.numbers.modes import Rounding
+
+__all__ = ["BinadeGrid"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class BinadeGrid(Grid):
+    """A grid whose gaps are the same within a binade: that of floats, integers and fixed point.
+
+    Bit patterns are those of magnitudes in the carrier (uint32 words for float32, uint64 for
+    float64). The values are ``±k * 2**max(E - mantissa_bits, quantum)`` in the binade of exponent
+    E, for integers k, up to the edges.
+
+    - ``quantum`` (int32): the exponent of the smallest gap, at least the carrier's;
+    - ``dropped`` (int32): mantissa bits that the carrier has and the format has not;
+    - ``first`` and ``half``: the smallest gap, ``2**quantum``, and half of it, rounded down;
+    - ``smallest`` is 0, but the smallest value where the format has no zero;
+    - ``largest``, ``lowest``: the magnitudes of the largest value and of the lowest, which is 0
+      for unsigned formats;
+    - ``overflow`` and ``underflow`` are what lies above ``largest`` and below ``-lowest``:
+      the carrier's infinity or NaN, or the finite edge itself where the format has neither;
+    - ``sign`` is the carrier's sign bit, 0 for unsigned formats, and ``negative_zero`` is the
+      carrier's sign bit where minus zero is a value, else 0;
+    - ``absolute`` is all bits but the carrier's sign bit. It is the same in every grid, and is kept
+      here so that a compiled loop over grids does not compute magnitudes ahead and store them;
+    - ``parity``: ``(pattern ^ parity) & gap`` is zero where the lower neighbour's code is even;
+    - ``to_zero`` has all bits set where zero is a value, and none where it is not.
+
+    The annotation of the leaves is ``Any``, since transformations put other things in their place.
+    """
+
+    quantum: Any
+    dropped: Any
+    first: Any
+    half: Any
+    smallest: Any
+    largest: Any
+    lowest: Any
+    overflow: Any
+    underflow: Any
+    sign: Any
+    absolute: Any
+    negative_zero: Any
+    parity: Any
+    to_zero: Any
+
+    def round(
+        self,
+        x: FloatArray[Array, "..."],
+        *,
+        mode: Rounding,
+        policy: str,
+        random: UInt[Array, "..."] | None = None,
+    ) -> FloatArray[Array, "..."]:
+        """As ``Grid.round``; the leaves may also broadcast against ``x``."""
+        carrier, grid = carrier_of(self), jax.tree.map(jnp.asarray, self)
+        bits = lax.bitcast_convert_type(x, carrier.word)
+        magnitude, negative = bits & grid.absolute, bits > grid.absolute + _word(1, carrier)
+        # what lies in the first gap and does not fall to zero rounds as the first grid point does
+        at_least_first = jnp.maximum(magnitude, grid.first)
+        mask = _word(2**carrier.bits - 1, carrier) << _shift(at_least_first, grid, carrier)
+        odd = _is_odd(at_least_first, ~mask + _word(1, carrier), grid)
+        rounded = (at_least_first + _offset(mask, odd, negative, mode, random, carrier)) & mask
+        rounded = _overflowed(rounded, magnitude, negative, grid, mode, policy, carrier)
+        leaves_zero = _leaves_zero(magnitude, negative, grid, mode, random, carrier)
+        signed = rounded | (bits & grid.sign)
+        result = jnp.where(leaves_zero, signed, bits & grid.negative_zero)
+        is_nan = magnitude > carrier.infinity
+        if policy in ("ieee", "p3109"):
+            is_nan = is_nan | ((rounded > carrier.infinity) & leaves_zero)
+        result = jnp.where(is_nan, _word(carrier.nan, carrier), result)
+        return lax.bitcast_convert_type(result, x.dtype)
+
+    def inside(self, x: FloatArray[Array, "..."]) -> Bool[Array, "..."]:
+        """As ``Grid.inside``."""
+        carrier = carrier_of(self)
+        bits = lax.bitcast_convert_type(x, carrier.word)
+        magnitude = bits & _word(carrier.sign - 1, carrier)
+        negative = bits > _word(carrier.sign, carrier)
+        return magnitude <= jnp.where(negative, self.lowest, self.largest)
+
+
+@lowered.register(Float)
+@lowered.register(Integer)
+def _(fmt: Float | Integer, carrier: Carrier) -> BinadeGrid:
+    require_carried(fmt, carrier)
+    # the grid of an integer format is all subnormal: its gaps never widen within the range
+    mantissa_bits = fmt.mantissa_bits if isinstance(fmt, Float) else carrier.mantissa_bits
+    integers = {"quantum": fmt.quantum, "dropped": carrier.mantissa_bits - mantissa_bits}
+    first = pattern(power(fmt.quantum), carrier)
+    binade = 1 << carrier.mantissa_bits
+    words = {
+        "first": first,
+        "half": first >> 1 if first < 2 * binade else first - binade,
+        **_edges(fmt, carrier),
+        "sign": carrier.sign if fmt.signed else 0,
+        "absolute": carrier.sign - 1,
+        "negative_zero": carrier.sign if fmt.has_negative_zero else 0,
+        "parity": _parity(fmt, carrier),
+        "to_zero": 2**carrier.bits - 1 if fmt.has_zero else 0,
+    }
+    return BinadeGrid(
+        **{name: np.asarray(word, carrier.word) for name, word in words.items()},
+        **{name: np.asarray(value, np.int32) for name, value in integers.items()},
+    )
+
+
+def _edges(fmt: Format, carrier: Carrier) -> dict[str, int]:
+    """The outermost values, and what lies beyond them."""
+    largest = pattern(fmt.largest, carrier)
+    lowest = pattern(max(-fmt.lowest, Fraction(0)), carrier)
+    smallest = 0 if fmt.has_zero else pattern(fmt.smallest, carrier)
+    nan = carrier.nan if fmt.has_nan else None
+    beyond = carrier.infinity if fmt.infinities else nan
+    below = beyond if fmt.signed else nan
+    return {
+        "smallest": smallest,
+        "largest": largest,
+        "lowest": lowest,
+        "overflow": largest if beyond is None else beyond,
+        "underflow": max(lowest, smallest) if below is None else below,
+    }
+
+
+def _parity(fmt: Float | Integer, carrier: Carrier) -> int:
+    """What turns the bit of a pattern that is worth one gap into the parity of the code.
+
+    Above the lowest binade that bit is the last one of the stored fraction, which is the code's.
+    In the binade of the smallest value the implicit bit is worth a gap, and is always set, while
+    the bit in its place belongs to the exponent field. With one bit of precision that is so in
+    all binades, the parity being that of the code's exponent field; in the carrier's highest
+    subnormal binade, whose field is 0, the bit worth a gap is the one below.
+    """
+    implicit = 1 << carrier.mantissa_bits
+    if isinstance(fmt, Float) and fmt.mantissa_bits == 0:
+        return implicit >> 1 if fmt.bias % 2 == carrier.bias % 2 else implicit
+    return 0 if (fmt.quantum + carrier.bias) % 2 else implicit
+
+
+# --- the parts of the kernel ----------------------------------------------------------------
+
+
+def _word(value: int, carrier: Carrier) -> np.generic:
+    return carrier.word.type(value)
+
+
+def _shift(magnitude: Array, grid: BinadeGrid, carrier: Carrier) -> Array:
+    """How many low bits of a magnitude's pattern lie below its gap.
+
+    One more for each binade below the lowest of full precision. Below the carrier's own lowest
+    binade, whose exponent field is 1, a step of the bit pattern no longer halves.
+    """
+    lowest = grid.quantum + (carrier.bias + carrier.mantissa_bits) - grid.dropped
+    field = lax.convert_element_type(magnitude >> carrier.mantissa_bits, jnp.int32)
+    shift = jnp.maximum(field, lowest) - jnp.maximum(field, 1) + grid.dropped
+    return lax.convert_element_type(shift, carrier.word)
+
+
+def _is_odd(magnitude: Array, gap: Array, grid: BinadeGrid) -> Array:
+    """Whether the code of a magnitude's lower neighbour is odd."""
+    return (magnitude ^ grid.parity) & gap != 0
+
+
+def _offset(mask, odd: Array, negative: Array, mode: Rounding, random, carrier: Carrier) -> Array:
+    """What is added to a magnitude before the bits outside ``mask``, below its gap, are cut.
+
+    It is always less than the gap, so that grid points stay where they are.
+    """
+    rest = ~mask
+    ulp, zero = rest + _word(1, carrier), jnp.zeros_like(rest)
+    match mode.mode:
+        case "ties_to_even":
+            return jnp.where(odd, ulp, rest) >> 1
+        case "ties_to_away":
+            return ulp >> 1
+        case "ties_to_zero":
+            return rest >> 1
+        case "ties_to_odd":
+            return jnp.where(odd, rest, ulp) >> 1
+        case "up":
+            return jnp.where(negative, zero, rest)
+        case "down":
+            return jnp.where(negative, rest, zero)
+        case "toward_zero":
+            return zero
+        case "away_from_zero":
+            return rest
+        case "to_odd":
+            return jnp.where(odd, zero, rest)
+        case "stochastic":
+            shift = _word(carrier.bits, carrier) - lax.population_count(rest)
+            return lax.convert_element_type(random, carrier.word) << (carrier.bits - 32) >> shift
+    raise AssertionError(mode)
+
+
+def _leaves_zero(magnitude, negative, grid: BinadeGrid, mode: Rounding, random, carrier: Carrier):
+    """Whether a magnitude rounds to a grid point other than zero.
+
+    Beyond the first gap every magnitude does, and without a zero in the format all do.
+    """
+    one, first, half, inside = _word(1, carrier), grid.first, grid.half, None
+    match mode.mode:
+        case "ties_to_even" | "ties_to_zero":
+            least = half + one
+        case "ties_to_away" | "ties_to_odd":
+            least = jnp.maximum(half, one)
+        case "up":
+            least = jnp.where(negative, first, one)
+        case "down":
+            least = jnp.where(negative, one, first)
+        case "toward_zero":
+            least = first
+        case "away_from_zero" | "to_odd":
+            least = one
+        case "stochastic":
+            least = first
+            fraction = _first_gap_fraction(magnitude, grid, carrier)
+            inside = fraction + random < fraction  # the sum carries out of 32 bits
+    leaves = magnitude >= (least & grid.to_zero)
+    return leaves if inside is None else leaves | inside
+
+
+def _first_gap_fraction(magnitude: Array, grid: BinadeGrid, carrier: Carrier) -> UInt[Array, "..."]:
+    """floor(fraction * 2**32) of a magnitude below the smallest gap.
+
+    The fraction is the significand, the implicit bit included, times ``2**-shift``.
+    """
+    stored = carrier.mantissa_bits
+    implicit = jnp.minimum(magnitude >> stored, _word(1, carrier)) << stored
+    significand = (magnitude & _word((1 << stored) - 1, carrier)) | implicit
+    shift, width = _shift(magnitude, grid, carrier), _word(32, carrier)
+    wide = jnp.where(shift >= 32, significand >> (shift - width), significand << (width - shift))
+    return lax.convert_element_type(wide, jnp.uint32)
+
+
+def _overflowed(
+    rounded, magnitude, negative, grid: BinadeGrid, mode: Rounding, policy: str, carrier
+):
+    """The rounded magnitude, or what the policy makes of it beyond the largest or lowest value."""
+    edge = jnp.where(negative, jnp.maximum(grid.lowest, grid.smallest), grid.largest)
+    if policy == "saturate":
+        return jnp.minimum(rounded, edge)
+    infinity = _word(carrier.infinity, carrier)
+    beyond = jnp.where(negative, grid.underflow, grid.overflow)
+    if policy == "saturate_propagate":
+        keeps = (magnitude == infinity) & (beyond == infinity)
+        return jnp.where(keeps, infinity, jnp.minimum(rounded, edge))
+    below_unsigned = negative & (grid.sign == 0)
+    if policy == "p3109":
+        beyond = jnp.where((beyond == infinity) | below_unsigned, beyond, edge)
+    inward = _points_inward(negative, grid, mode, carrier)
+    if inward is not None:
+        back = inward & (magnitude < infinity) & ~below_unsigned
+        beyond = jnp.where(back, edge, beyond)
+    limit = jnp.where(negative, grid.lowest, grid.largest)
+    return jnp.where(rounded > limit, beyond, rounded)
+
+
+def _points_inward(negative, grid: BinadeGrid, mode: Rounding, carrier: Carrier):
+    """Whether the mode takes finite numbers beyond the edge back to it; None: it never does."""
+    match mode.mode:
+        case "toward_zero":
+            return jnp.ones_like(negative)
+        case "up":
+            return negative
+        case "down":
+            return ~negative
+        case "to_odd":
+            ulp = _word(1, carrier) << _shift(grid.largest, grid, carrier)
+            odd = _is_odd(grid.largest, ulp, grid)
+            return odd | (grid.overflow != carrier.infinity)
+    return None
