@@ -189,7 +189,7 @@ def _pattern(value: exact.Value, carrier: Carrier) -> int:
 def _(fmt: Integer, bits: Array, carrier: Carrier) -> Array:
     word = carrier.word.type
     magnitude, negative = bits & word(carrier.sign - 1), bits >= word(carrier.sign)
-    exponent, significand = _normalised(magnitude, carrier)
+    exponent, significand = normalised(magnitude, carrier)
     spacing = exponent - carrier.mantissa_bits
     down, up = (
         jnp.maximum(n, 0).astype(carrier.word)
@@ -203,7 +203,7 @@ def _(fmt: Integer, bits: Array, carrier: Carrier) -> Array:
 def _(fmt: formats.Float, bits: Array, carrier: Carrier) -> Array:
     word = carrier.word.type
     magnitude, negative = bits & word(carrier.sign - 1), bits >= word(carrier.sign)
-    exponent, significand = _normalised(magnitude, carrier)
+    exponent, significand = normalised(magnitude, carrier)
     codes = _float_code(exponent, exponent - carrier.mantissa_bits, significand, fmt, carrier)
     codes = jnp.where(magnitude == word(carrier.infinity), word(fmt.top_code + 1), codes)
     sign = word(1 << (fmt.exponent_bits + fmt.mantissa_bits) if fmt.signed else 0)
@@ -219,7 +219,7 @@ def _float_code(exponent, spacing, significand, fmt: formats.Float, carrier: Car
     return code if fmt.has_zero else code - carrier.word.type(1 << fmt.mantissa_bits)
 
 
-def _normalised(magnitude: Array, carrier: Carrier) -> tuple[Array, Array]:
+def normalised(magnitude: Array, carrier: Carrier) -> tuple[Array, Array]:
     """Exponent and significand of a magnitude, the significand's highest bit being set.
 
     The magnitude is ``significand * 2**(exponent - carrier.mantissa_bits)``. Zero has the

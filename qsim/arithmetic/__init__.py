@@ -1,0 +1,1 @@
+"""What an operation does: the exact real result, rounded as the emulated hardware rounds it."""
