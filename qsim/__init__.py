@@ -1,5 +1,6 @@
 """qsim: emulated number formats for any JAX program, a whole sweep in one compiled call."""
 
+from qsim import arithmetic
 from qsim.numbers.codes import NoNaNError, decode, encode
 from qsim.numbers.formats import Float, Format, Integer
 from qsim.numbers.grid import Grid, lower, stack
@@ -24,6 +25,7 @@ __all__ = [
     "Policy",
     "Quantizer",
     "Site",
+    "arithmetic",
     "decode",
     "encode",
     "lower",

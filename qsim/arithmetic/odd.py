@@ -90,9 +90,7 @@ def total(a: Values, b: Values, *, down: bool, huge: str) -> Values:
 def difference(a: Values, b: Values, *, down: bool, huge: str) -> Values:
     """``a - b`` rounded to odd; arguments as for ``total``."""
     subtrahend = _operand(b)
-    return _total(
-        _operand(a), subtrahend._replace(negative=~subtrahend.negative), down, huge
-    )
+    return _total(_operand(a), subtrahend._replace(negative=~subtrahend.negative), down, huge)
 
 
 def _total(a: Operand, b: Operand, down: bool, huge: str) -> Values:
@@ -100,7 +98,8 @@ def _total(a: Operand, b: Operand, down: bool, huge: str) -> Values:
     swap = a.magnitude < b.magnitude
     exponent = jnp.maximum(a.exponent, b.exponent)
     large, small = (
-        jnp.where(choice, b.significand, a.significand) << (carrier.bits - 2 - carrier.mantissa_bits)
+        jnp.where(choice, b.significand, a.significand)
+        << (carrier.bits - 2 - carrier.mantissa_bits)
         for choice in (swap, ~swap)
     )
     distance = exponent - jnp.minimum(a.exponent, b.exponent)
@@ -287,7 +286,8 @@ def _long_sum(x: tuple, y: tuple, like: Array, smaller: Array) -> tuple[Words, W
     low = x[1] + y[1]
     high = x[0] + y[0] + (low < x[1]).astype(low.dtype)
     (a_high, a_low), (b_high, b_low) = (
-        [jnp.where(choice, v, u) for u, v in zip(x, y, strict=True)] for choice in (smaller, ~smaller)
+        [jnp.where(choice, v, u) for u, v in zip(x, y, strict=True)]
+        for choice in (smaller, ~smaller)
     )
     apart_high = a_high - b_high - (a_low < b_low).astype(low.dtype)
     return jnp.where(like, high, apart_high), jnp.where(like, low, a_low - b_low)
