@@ -207,7 +207,7 @@ def _to_odd(name: str, down: bool, huge: str, *operands):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _differentiable(name: str, down: bool, huge: str, *operands):
-    return OPERATIONS[name][0](*operands, down=down, huge=huge)
+    return OPERATIONS[name][0](*map(odd.operand, operands), down=down, huge=huge)
 
 
 @_differentiable.defjvp

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 from qsim.numbers.codes import normalised
 from qsim.numbers.grid import CARRIERS, Carrier
 
-__all__ = ["difference", "fused", "product", "quotient", "root", "total"]
+__all__ = ["Operand", "difference", "fused", "operand", "product", "quotient", "root", "total"]
 
 ZERO = -(1 << 14)  # the exponent of zero, below that of every product
 
@@ -53,7 +53,8 @@ class Operand(NamedTuple):
     carrier: Carrier
 
 
-def _operand(x: Values) -> Operand:
+def operand(x: Values) -> Operand:
+    """The numbers of a float32 or float64 array taken apart."""
     carrier = CARRIERS[x.dtype.name]
     word = carrier.word.type
     bits = lax.bitcast_convert_type(x, carrier.word)
@@ -74,26 +75,16 @@ def _operand(x: Values) -> Operand:
 # --- the operations -------------------------------------------------------------------------
 
 
-def total(a: Values, b: Values, *, down: bool, huge: str) -> Values:
+def total(a: Operand, b: Operand, *, down: bool, huge: str) -> Values:
     """``a + b`` rounded to odd.
 
     Args:
-        a, b: arrays of one shape and carrier.
+        a, b: operands of one shape and carrier.
         down: whether an exact zero that is the sum of numbers of unlike signs is minus zero, as
             it is when rounding down.
         huge: what stands for a finite result beyond the carrier's range: ``"largest"``, the
             carrier's largest number, or ``"infinity"``.
     """
-    return _total(_operand(a), _operand(b), down, huge)
-
-
-def difference(a: Values, b: Values, *, down: bool, huge: str) -> Values:
-    """``a - b`` rounded to odd; arguments as for ``total``."""
-    subtrahend = _operand(b)
-    return _total(_operand(a), subtrahend._replace(negative=~subtrahend.negative), down, huge)
-
-
-def _total(a: Operand, b: Operand, down: bool, huge: str) -> Values:
     carrier = a.carrier
     swap = a.magnitude < b.magnitude
     exponent = jnp.maximum(a.exponent, b.exponent)
@@ -119,9 +110,13 @@ def _total(a: Operand, b: Operand, down: bool, huge: str) -> Values:
     )
 
 
-def product(a: Values, b: Values, *, down: bool, huge: str) -> Values:
+def difference(a: Operand, b: Operand, *, down: bool, huge: str) -> Values:
+    """``a - b`` rounded to odd; arguments as for ``total``."""
+    return total(a, b._replace(negative=~b.negative), down=down, huge=huge)
+
+
+def product(a: Operand, b: Operand, *, down: bool, huge: str) -> Values:
     """``a * b`` rounded to odd; arguments as for ``total``."""
-    a, b = _operand(a), _operand(b)
     carrier = a.carrier
     high, low = _multiplied(a.significand, b.significand, carrier)
     # two words hold the product with its leading bit at the last or last but one place
@@ -137,9 +132,8 @@ def product(a: Values, b: Values, *, down: bool, huge: str) -> Values:
     )
 
 
-def fused(a: Values, b: Values, c: Values, *, down: bool, huge: str) -> Values:
+def fused(a: Operand, b: Operand, c: Operand, *, down: bool, huge: str) -> Values:
     """``a * b + c`` rounded to odd, the product being exact; arguments as for ``total``."""
-    a, b, c = _operand(a), _operand(b), _operand(c)
     carrier = a.carrier
     product_negative = a.negative ^ b.negative
     product_infinite = a.infinite | b.infinite
@@ -173,12 +167,11 @@ def fused(a: Values, b: Values, c: Values, *, down: bool, huge: str) -> Values:
     )
 
 
-def quotient(a: Values, b: Values, *, down: bool, huge: str) -> Values:
+def quotient(a: Operand, b: Operand, *, down: bool, huge: str) -> Values:
     """``a / b`` rounded to odd; arguments as for ``total``.
 
     Long division in digits of as many bits as a word has more than a significand.
     """
-    a, b = _operand(a), _operand(b)
     carrier = a.carrier
     precision = carrier.mantissa_bits + 1
     width = carrier.bits - precision
@@ -200,12 +193,11 @@ def quotient(a: Values, b: Values, *, down: bool, huge: str) -> Values:
     )
 
 
-def root(a: Values, *, down: bool, huge: str) -> Values:
+def root(a: Operand, *, down: bool, huge: str) -> Values:
     """The square root of ``a`` rounded to odd; arguments as for ``total``.
 
     Digit by digit in base two: each step takes two bits of the radicand and gives one of the root.
     """
-    a = _operand(a)
     carrier, word = a.carrier, a.carrier.word.type
     odd_exponent = (a.exponent & 1).astype(carrier.word)
     places = carrier.mantissa_bits + carrier.mantissa_bits % 2  # after the point, an even number
