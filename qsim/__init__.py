@@ -5,6 +5,7 @@ from qsim.numbers.codes import NoNaNError, decode, encode
 from qsim.numbers.formats import Float, Format, Integer
 from qsim.numbers.grid import Grid, lower, stack
 from qsim.numbers.modes import OVERFLOWS, ROUNDINGS
+from qsim.numbers.random_bits import counter_key, fold_in
 from qsim.numbers.rounding import quantize
 from qsim.numbers.specs import parse
 from qsim.scales.tensor import SCALES
@@ -26,8 +27,10 @@ __all__ = [
     "Quantizer",
     "Site",
     "arithmetic",
+    "counter_key",
     "decode",
     "encode",
+    "fold_in",
     "lower",
     "parse",
     "policy",

@@ -125,7 +125,7 @@ def round_numbers(
     from qsim.report.console import show
     from qsim.report.terminal import rounding_table
 
-    if Rounding.parse(rounding).mode == "stochastic":
+    if Rounding.parse(rounding).is_stochastic:
         raise ValueError("stochastic rounding has no single answer; choose another mode")
     show(
         rounding_table(parse(fmt), [(text, _number(text)) for text in numbers], rounding, overflow)

@@ -24,7 +24,7 @@ from qsim.numbers.formats import Float, Format, power
 from qsim.numbers.modes import OVERFLOWS, ROUNDINGS
 from tests.unchecked import unchecked
 
-DETERMINISTIC = tuple(mode for mode in ROUNDINGS if mode != "stochastic")
+DETERMINISTIC = tuple(mode for mode in ROUNDINGS if not mode.startswith("stochastic"))
 POLICIES = tuple(OVERFLOWS)
 
 

@@ -14,7 +14,7 @@ import qsim
 from qsim import lower, parse, stack
 from qsim.numbers.catalogue import catalogue
 from qsim.numbers.modes import ROUNDINGS, Rounding
-from qsim.numbers.rounding import random_words
+from qsim.numbers.random_bits import random_words
 from tests.intervals import POLICIES, intervals
 
 NAMES = [name for name, entry in catalogue().items() if entry.format.precision <= 24][:20]

@@ -18,7 +18,7 @@ import qsim
 from qsim import Float, lower, parse, stack
 from qsim.numbers import exact
 from qsim.numbers.modes import Rounding
-from qsim.numbers.rounding import random_words
+from qsim.numbers.random_bits import random_words
 from tests.intervals import LAYOUTS, POLICIES, grid_point, intervals, magnitudes
 from tests.unchecked import unchecked
 

@@ -26,6 +26,7 @@ from jaxtyping import Float as FloatArray
 from qsim.numbers.formats import Float, Format, Integer, power
 from qsim.numbers.grid import Carrier, Grid, carrier_of, lowered, pattern, require_carried
 from qsim.numbers.modes import Rounding
+from qsim.numbers.stochastic import drawn_offset, moves_up
 
 __all__ = ["BinadeGrid"]
 
@@ -88,7 +89,11 @@ class BinadeGrid(Grid):
         at_least_first = jnp.maximum(magnitude, grid.first)
         mask = _word(2**carrier.bits - 1, carrier) << _shift(at_least_first, grid, carrier)
         odd = _is_odd(at_least_first, ~mask + _word(1, carrier), grid)
-        rounded = (at_least_first + _offset(mask, odd, negative, mode, random, carrier)) & mask
+        if mode.is_stochastic:
+            offset = drawn_offset(~mask, at_least_first, random, mode, carrier)
+        else:
+            offset = _offset(mask, odd, negative, mode, carrier)
+        rounded = (at_least_first + offset) & mask
         rounded = _overflowed(rounded, magnitude, negative, grid, mode, policy, carrier)
         leaves_zero = _leaves_zero(magnitude, negative, grid, mode, random, carrier)
         signed = rounded | (bits & grid.sign)
@@ -189,7 +194,7 @@ def _is_odd(magnitude: Array, gap: Array, grid: BinadeGrid) -> Array:
     return (magnitude ^ grid.parity) & gap != 0
 
 
-def _offset(mask, odd: Array, negative: Array, mode: Rounding, random, carrier: Carrier) -> Array:
+def _offset(mask, odd: Array, negative: Array, mode: Rounding, carrier: Carrier) -> Array:
     """What is added to a magnitude before the bits outside ``mask``, below its gap, are cut.
 
     It is always less than the gap, so that grid points stay where they are.
@@ -215,9 +220,6 @@ def _offset(mask, odd: Array, negative: Array, mode: Rounding, random, carrier: 
             return rest
         case "to_odd":
             return jnp.where(odd, zero, rest)
-        case "stochastic":
-            shift = _word(carrier.bits, carrier) - lax.population_count(rest)
-            return lax.convert_element_type(random, carrier.word) << (carrier.bits - 32) >> shift
     raise AssertionError(mode)
 
 
@@ -240,25 +242,23 @@ def _leaves_zero(magnitude, negative, grid: BinadeGrid, mode: Rounding, random, 
             least = first
         case "away_from_zero" | "to_odd":
             least = one
-        case "stochastic":
+        case _:
             least = first
-            fraction = _first_gap_fraction(magnitude, grid, carrier)
-            inside = fraction + random < fraction  # the sum carries out of 32 bits
+            significand, shift = _first_gap_fraction(magnitude, grid, carrier)
+            inside = moves_up(significand, shift, random, mode, carrier)
     leaves = magnitude >= (least & grid.to_zero)
     return leaves if inside is None else leaves | inside
 
 
-def _first_gap_fraction(magnitude: Array, grid: BinadeGrid, carrier: Carrier) -> UInt[Array, "..."]:
-    """floor(fraction * 2**32) of a magnitude below the smallest gap.
+def _first_gap_fraction(magnitude: Array, grid: BinadeGrid, carrier: Carrier) -> tuple:
+    """The fraction of the smallest gap that a magnitude below it is: significand and shift.
 
-    The fraction is the significand, the implicit bit included, times ``2**-shift``.
+    The significand has the implicit bit, and the fraction is ``significand * 2**-shift``.
     """
     stored = carrier.mantissa_bits
     implicit = jnp.minimum(magnitude >> stored, _word(1, carrier)) << stored
     significand = (magnitude & _word((1 << stored) - 1, carrier)) | implicit
-    shift, width = _shift(magnitude, grid, carrier), _word(32, carrier)
-    wide = jnp.where(shift >= 32, significand >> (shift - width), significand << (width - shift))
-    return lax.convert_element_type(wide, jnp.uint32)
+    return significand, _shift(magnitude, grid, carrier)
 
 
 def _overflowed(

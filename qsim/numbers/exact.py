@@ -15,7 +15,17 @@ from typing import NamedTuple
 from qsim.numbers.formats import Float, Format, Integer, power
 from qsim.numbers.modes import Rounding, check_overflow
 
-__all__ = ["Gap", "Value", "code_of", "decode", "encode", "gap_at", "round_exact", "values"]
+__all__ = [
+    "Gap",
+    "Value",
+    "code_of",
+    "decode",
+    "encode",
+    "gap_at",
+    "probability",
+    "round_exact",
+    "values",
+]
 
 Value = Fraction | float
 
@@ -185,15 +195,19 @@ def round_exact(
         x: any exact number; minus zero, infinities and NaN as floats.
         rounding: a mode of ``modes.ROUNDINGS``.
         overflow: a policy of ``modes.OVERFLOWS``.
-        random: for stochastic rounding, the integer R of the mode's definition.
+        random: for a stochastic mode of n bits, the integer R of its definition, in 0..2**n-1.
 
     NaN stays NaN, also where the format has no code for it: only ``encode`` refuses it.
+
+    Raises:
+        ValueError: for an unknown name, or an R that the mode never draws.
 
     >>> round_exact(Fraction(464), Float(exponent_bits=4, mantissa_bits=3, nans="top",
     ...             infinities=False), overflow="ieee")
     Fraction(448, 1)
     """
     mode, policy = Rounding.parse(rounding), check_overflow(overflow)
+    _require_drawn(random, mode)
     if isinstance(x, float) and math.isnan(x):
         return NAN
     negative = math.copysign(1.0, x) < 0 if isinstance(x, float) else x < 0
@@ -213,6 +227,8 @@ def _leaves_near(x: Fraction, gap: Gap, mode: Rounding, random: int) -> bool:
     """Whether ``x`` moves to the neighbour of larger magnitude."""
     if x == gap.near or gap.near == gap.far:
         return False
+    if mode.is_stochastic:
+        return _is_drawn_up((x - gap.near) / (gap.far - gap.near), mode, random)
     upward = gap.far > gap.near
     tie, beyond = x == gap.tie, (x > gap.tie) == upward and x != gap.tie
     match mode.mode:
@@ -234,10 +250,61 @@ def _leaves_near(x: Fraction, gap: Gap, mode: Rounding, random: int) -> bool:
             return True
         case "to_odd":
             return gap.even
-        case "stochastic":
-            fraction = (x - gap.near) / (gap.far - gap.near)
-            return math.floor(fraction * 2**mode.random_bits) + random >= 2**mode.random_bits
     raise AssertionError(mode)
+
+
+def _is_drawn_up(fraction: Fraction, mode: Rounding, random: int) -> bool:
+    """Whether a fraction of a gap, which is not 0, moves up with this R."""
+    chances = 2**mode.random_bits
+    match mode.mode:
+        case "stochastic":
+            return math.floor(fraction * chances) + random >= chances
+        case "stochastic_b":
+            return math.floor(fraction * 2 * chances) + 2 * random + 1 >= 2 * chances
+        case "stochastic_c":
+            return round(fraction * chances) + random >= chances  # round() takes ties to even
+        case "stochastic_equal":
+            return 2 * random >= chances
+    raise AssertionError(mode)
+
+
+def _require_drawn(random: int, mode: Rounding) -> None:
+    if not 0 <= random < 2**mode.random_bits:
+        raise ValueError(
+            f"{mode.mode} rounding draws R from 0..{2**mode.random_bits - 1}, got {random}: "
+            "give an R of that many bits"
+            if mode.is_stochastic
+            else f"{mode.mode} rounding draws no random bits, got R = {random}: leave it out"
+        )
+
+
+def probability(x: Value, fmt: Format, *, rounding: str) -> Fraction:
+    """The probability that ``x`` moves to its neighbour of larger magnitude, over all R.
+
+    The neighbours are those on the grid continued beyond the largest value, before overflow. A
+    number on the grid stays with certainty, and deterministic modes have probabilities 0 and 1.
+
+    Raises:
+        ValueError: for infinities and NaN, which have no neighbours, and for an unknown mode.
+
+    >>> probability(Fraction(21, 20), Float(exponent_bits=4, mantissa_bits=3),
+    ...             rounding="stochastic:4")
+    Fraction(3, 8)
+    """
+    mode = Rounding.parse(rounding)
+    if isinstance(x, float) and not math.isfinite(x):
+        raise ValueError(f"{x} has no neighbours on a grid; give a finite number")
+    number = Fraction(x)
+    gap = gap_at(fmt, number)
+    # the larger R is, the sooner a number leaves: the least R that leaves is found by halving
+    never, least = -1, 2**mode.random_bits
+    while least - never > 1:
+        middle = (never + least) // 2
+        if _leaves_near(number, gap, mode, middle):
+            least = middle
+        else:
+            never = middle
+    return Fraction(2**mode.random_bits - least, 2**mode.random_bits)
 
 
 def _overflowed(fmt: Format, negative: bool, mode: Rounding, policy: str, infinite: bool) -> Value:

@@ -105,7 +105,7 @@ class Grid(ABC):
         Args:
             x: values in the grid's carrier.
             mode, policy: a rounding mode, and a name of ``modes.OVERFLOWS``.
-            random: for the stochastic modes, words as ``rounding.random_words`` gives them.
+            random: for the stochastic modes, words as ``random_bits.random_words`` gives them.
         """
 
     @abstractmethod

@@ -4,7 +4,14 @@ Rounding moves an exact number to one of the two neighbours that enclose it on t
 which is continued beyond the largest value with the same precision. Overflow then decides what
 becomes of a result beyond the largest value. The two are independent choices.
 
-Sources: IEEE 754-2019, 4.3 and 7.4; IEEE P3109 draft, projection; OCP OFP8 1.0, 5.2.
+A stochastic mode compares the fraction, in [0, 1), of the gap between the lower neighbour and the
+number with a random integer R of n bits. With few bits its expectation is off by less than 2**-n of
+a gap (``stochastic``, which errs toward zero) or by half of that at most (``_b`` and ``_c``);
+``_equal`` ignores the fraction. A value of the format never moves, whatever R is.
+
+Sources: IEEE 754-2019, 4.3 and 7.4; IEEE P3109 draft, projection and stochastic rounding A, B, C;
+OCP OFP8 1.0, 5.2; Croci et al., Stochastic rounding: implementation, error analysis and
+applications, R. Soc. Open Sci. 9 (2022), whose mode 2 is ``stochastic_equal``.
 """
 
 import difflib
@@ -24,6 +31,9 @@ ROUNDINGS = {
     "away_from_zero": "the neighbour of larger magnitude",
     "to_odd": "an inexact number goes to the neighbour whose code is odd (jamming)",
     "stochastic": "up in magnitude if floor(fraction * 2**n) + R >= 2**n, R uniform in 0..2**n-1",
+    "stochastic_b": "up in magnitude if floor(fraction * 2**(n+1)) + 2*R + 1 >= 2**(n+1)",
+    "stochastic_c": "up in magnitude if fraction * 2**n, rounded to nearest even, + R >= 2**n",
+    "stochastic_equal": "an inexact number goes up or down in magnitude, with one half each",
 }
 
 OVERFLOWS = {
@@ -47,30 +57,37 @@ def suggest(word: str, known: list[str]) -> str:
 
 
 class Rounding(NamedTuple):
-    """A rounding mode, with the number of random bits that the stochastic mode draws."""
+    """A rounding mode, with the number of random bits that a stochastic mode draws, else 0."""
 
     mode: str
     random_bits: int = 0
 
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether the mode draws random bits."""
+        return self.random_bits > 0
+
     @classmethod
     def parse(cls, text: str) -> "Rounding":
-        """The mode named by ``text``: a key of ``ROUNDINGS``, or ``stochastic:N`` with N bits.
+        """The mode named by ``text``: a key of ``ROUNDINGS``; stochastic ones also as ``NAME:N``.
+
+        N is the number of random bits, 32 if it is left out.
 
         Raises:
             ValueError: for an unknown mode or a number of bits outside 1..32.
 
-        >>> Rounding.parse("stochastic:8")
-        Rounding(mode='stochastic', random_bits=8)
+        >>> Rounding.parse("stochastic_b:8")
+        Rounding(mode='stochastic_b', random_bits=8)
         """
         if not isinstance(text, str):
             kind = type(text).__name__
             raise TypeError(f"rounding must be a static string such as 'ties_to_even', got {kind}")
-        found = re.fullmatch(r"stochastic(?::(\d{1,4}))?", text)
+        found = re.fullmatch(r"(stochastic(?:_b|_c|_equal)?)(?::(\d{1,4}))?", text)
         if found:
-            bits = int(found[1] or MAX_RANDOM_BITS)
+            bits = int(found[2] or MAX_RANDOM_BITS)
             if not 1 <= bits <= MAX_RANDOM_BITS:
                 raise ValueError(f"stochastic rounding draws 1 to 32 random bits, got {bits}")
-            return cls("stochastic", bits)
+            return cls(found[1], bits)
         if text not in ROUNDINGS:
             raise ValueError(f"no rounding mode {text!r}; {suggest(text, list(ROUNDINGS))}")
         return cls(text)

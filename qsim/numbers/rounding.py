@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, UInt
+from jaxtyping import Array, Float
 
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import CARRIERS, Grid, carrier_of, lower
 from qsim.numbers.modes import Rounding, check_overflow
+from qsim.numbers.random_bits import Key, random_words
 from qsim.numbers.specs import format_of, parse
 
 __all__ = ["quantize"]
@@ -29,7 +30,7 @@ def quantize(
     *,
     rounding: str = "ties_to_even",
     overflow: str = "saturate",
-    key: Array | None = None,
+    key: Key | None = None,
     gradient: str = "clipped",
 ) -> Float[Array, "..."]:
     """``x`` rounded to the values of a format, in the dtype of ``x``.
@@ -39,17 +40,21 @@ def quantize(
             with x64, as in jax.numpy.
         fmt: a spec string, a ``Format``, a ``Grid``, or a stacked ``Grid``, which adds its
             leading axes in front of those of ``x``.
-        rounding: a mode of ``qsim.ROUNDINGS``; ``"stochastic:N"`` draws N random bits (1 to 32).
+        rounding: a mode of ``qsim.ROUNDINGS``; ``"stochastic:N"`` and its variants draw N
+            random bits (1 to 32).
         overflow: a policy of ``qsim.OVERFLOWS``.
-        key: the random key that stochastic rounding needs. Every row of a stacked grid sees the
-            same random bits, so that formats are compared under the same noise.
+        key: the random key that stochastic rounding needs, of ``jax.random.key`` or, faster, of
+            ``qsim.counter_key``. Every row of a stacked grid sees the same random bits, so that
+            formats are compared under the same noise; so do the rows of a ``jax.vmap`` that
+            captures the key, unless each folds its number in (``qsim.fold_in``).
         gradient: the straight-through derivative is 1 inside the format's range; outside it is
             0 (``"clipped"``) or 1 (``"identity"``).
 
     NaN stays NaN. The result has the same bytes eagerly, under ``jit`` and under ``vmap``.
 
     Raises:
-        TypeError: if ``x`` is not a float array, or the dtype is not that of the grid's carrier.
+        TypeError: if ``x`` is not a float array, the dtype is not that of the grid's carrier, or
+            ``key`` is not a key.
         ValueError: for an unknown name, a format that the dtype of ``x`` cannot hold, a missing
             or superfluous key.
 
@@ -58,7 +63,7 @@ def quantize(
     """
     mode, policy = Rounding.parse(rounding), check_overflow(overflow)
     check_gradient(gradient)
-    if (key is None) == (mode.mode == "stochastic"):
+    if (key is None) == mode.is_stochastic:
         need = "needs a random key: pass key=jax.random.key(0)" if key is None else "takes no key"
         raise ValueError(f"rounding={rounding!r} {need}")
     x = require_float(x)
@@ -144,12 +149,6 @@ def _require_held(fmt: Format, dtype: np.dtype) -> None:
 def widen(x: Array) -> Array:
     """A 16-bit float as float32, exactly; wider floats as they are."""
     return x.astype(jnp.float32) if x.dtype in (np.float16, jnp.bfloat16) else x
-
-
-def random_words(key: Array, shape: tuple[int, ...], mode: Rounding) -> UInt[Array, "..."]:
-    """Uniform 32-bit words whose top ``mode.random_bits`` bits are random and the rest zero."""
-    words = jax.random.bits(key, shape, jnp.uint32)
-    return words & jnp.uint32((0xFFFFFFFF << (32 - mode.random_bits)) & 0xFFFFFFFF)
 
 
 # --- the derivative -------------------------------------------------------------------------

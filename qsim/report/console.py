@@ -44,7 +44,7 @@ def sweep(
         ValueError: for an unknown name, or a folder that cannot be written to.
     """
     policies = policies_for(formats, **setting)
-    stochastic = Rounding.parse(setting["rounding"]).mode == "stochastic"
+    stochastic = Rounding.parse(setting["rounding"]).is_stochastic
     folder = None if out is None else store.prepare(out)
     subject = load(name)
     reference = judge(subject)

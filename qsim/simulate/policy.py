@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid, carrier_of, lower
 from qsim.numbers.modes import Rounding, check_overflow
-from qsim.numbers.rounding import check_gradient, random_words, widen
+from qsim.numbers.random_bits import Key, fold_in, random_words
+from qsim.numbers.rounding import check_gradient, widen
 from qsim.numbers.specs import format_of
 from qsim.scales.tensor import check_scale, quantize_scaled
 
@@ -50,7 +51,7 @@ class Quantizer:
         check_scale(self.scale)
         check_gradient(self.gradient)
 
-    def __call__(self, x: Float[Array, "..."], key: Array | None = None) -> Float[Array, "..."]:
+    def __call__(self, x: Float[Array, "..."], key: Key | None = None) -> Float[Array, "..."]:
         """``x`` rounded, in the grid's carrier: float16 and bfloat16 come back as float32.
 
         Raises:
@@ -63,7 +64,7 @@ class Quantizer:
                 "use qsim.sweep, or jax.vmap over the policy"
             )
         mode, carrier = Rounding.parse(self.rounding), carrier_of(self.grid)
-        if mode.mode == "stochastic" and key is None:
+        if mode.is_stochastic and key is None:
             raise ValueError("stochastic rounding needs a random key: simulate(..., key=key)")
         x = widen(x) if carrier.name == "float32" else x.astype(carrier.name)
         if x.dtype != carrier.name:
@@ -71,7 +72,7 @@ class Quantizer:
                 f"the policy's grids are carried in {carrier.name}, but an operand is {x.dtype}: "
                 "cast the operand, or make the policy with carrier='float64'"
             )
-        random = random_words(key, x.shape, mode) if mode.mode == "stochastic" else None
+        random = random_words(key, x.shape, mode) if mode.is_stochastic else None
         return quantize_scaled(
             x,
             self.grid,
@@ -157,8 +158,8 @@ def as_policy(what: "Policy | str | Format | Grid | None") -> Policy:
     raise TypeError(f"a policy is made by qsim.policy(...) or is a format, got {what!r}")
 
 
-def site_key(key: Array | None, *names: object) -> Array | None:
+def site_key(key: Key | None, *names: object) -> Key | None:
     """The random key of a place in a program, by its name and not by its position in a batch."""
     if key is None:
         return None
-    return jax.random.fold_in(key, zlib.crc32("/".join(map(str, names)).encode()))
+    return fold_in(key, zlib.crc32("/".join(map(str, names)).encode()))

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array
 
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid
+from qsim.numbers.random_bits import Key, fold_in
 from qsim.simulate.flow import Flow, input_flows, join_scopes, nothing, output_flows, settle, walk
 from qsim.simulate.jaxprs import (
     STRUCTURED,
@@ -41,7 +41,7 @@ def simulate(
     policy: Policy | str | Format | Grid | None,
     *,
     params: int | Sequence[int] | None = None,
-    key: Array | None = None,
+    key: Key | None = None,
 ) -> Callable:
     """A function like ``fn`` in which contractions compute on the formats of a policy.
 
@@ -57,7 +57,8 @@ def simulate(
             weights and activations; None changes nothing.
         params: positions of the arguments that hold parameters, whose operands are *weights*. By
             default the first argument, if it is a container; captured arrays always are.
-        key: random key for stochastic rounding, folded by site, operand and loop iteration.
+        key: random key for stochastic rounding, of ``jax.random.key`` or ``qsim.counter_key``,
+            folded by site, operand and loop iteration.
 
     Gradients are straight-through; see ``gradient`` of ``qsim.policy``. A derivative rule of the
     user's own (``custom_jvp``, ``custom_vjp``) stays in force as it was written, for the function
@@ -100,7 +101,7 @@ class _Context:
     """
 
     policy: Policy
-    key: Array | None
+    key: Key | None
     numbers: dict[int, int]
 
 
@@ -164,7 +165,7 @@ def _equation(context: _Context, eqn: JaxprEqn, values, flows, prefix: str) -> l
 
     def run(state, number: int, step, *inputs):
         policy, key = state
-        key = key if step is None else jax.random.fold_in(key, step)
+        key = key if step is None else fold_in(key, step)
         inside = replace(context, policy=policy, key=key)
         return _evaluate(inside, inner[number].jaxpr, starts[number], inputs, path)
 

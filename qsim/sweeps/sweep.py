@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array
 
 from qsim.numbers.grid import Grid
+from qsim.numbers.random_bits import Key
 from qsim.simulate.jaxprs import join_arguments, split_arguments
 from qsim.simulate.policy import Policy, as_policy
 from qsim.simulate.transform import simulate
@@ -37,7 +37,7 @@ def sweep(
     policies: Sequence[Any],
     *,
     params: int | Sequence[int] | None = None,
-    key: Array | None = None,
+    key: Key | None = None,
     batch: int | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Callable:
@@ -80,7 +80,7 @@ def stream(
     policies: Sequence[Any],
     *,
     params: int | Sequence[int] | None = None,
-    key: Array | None = None,
+    key: Key | None = None,
     batch: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     chunk: int = 1,
