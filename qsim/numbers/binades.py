@@ -26,7 +26,7 @@ from jaxtyping import Float as FloatArray
 from qsim.numbers.formats import Float, Format, Integer, power
 from qsim.numbers.grid import Carrier, Grid, carrier_of, lowered, pattern, require_carried
 from qsim.numbers.modes import Rounding
-from qsim.numbers.stochastic import drawn_offset, moves_up
+from qsim.numbers.stochastic import moves_up
 
 __all__ = ["BinadeGrid"]
 
@@ -89,13 +89,10 @@ class BinadeGrid(Grid):
         at_least_first = jnp.maximum(magnitude, grid.first)
         mask = _word(2**carrier.bits - 1, carrier) << _shift(at_least_first, grid, carrier)
         odd = _is_odd(at_least_first, ~mask + _word(1, carrier), grid)
-        if mode.is_stochastic:
-            offset = drawn_offset(~mask, at_least_first, random, mode, carrier)
-        else:
-            offset = _offset(mask, odd, negative, mode, carrier)
-        rounded = (at_least_first + offset) & mask
+        drawn = _drawn_up(magnitude, grid, mode, random, carrier) if mode.is_stochastic else None
+        rounded = (at_least_first + _offset(mask, odd, negative, drawn, mode, carrier)) & mask
         rounded = _overflowed(rounded, magnitude, negative, grid, mode, policy, carrier)
-        leaves_zero = _leaves_zero(magnitude, negative, grid, mode, random, carrier)
+        leaves_zero = _leaves_zero(magnitude, negative, grid, drawn, mode, carrier)
         signed = rounded | (bits & grid.sign)
         result = jnp.where(leaves_zero, signed, bits & grid.negative_zero)
         is_nan = magnitude > carrier.infinity
@@ -194,7 +191,7 @@ def _is_odd(magnitude: Array, gap: Array, grid: BinadeGrid) -> Array:
     return (magnitude ^ grid.parity) & gap != 0
 
 
-def _offset(mask, odd: Array, negative: Array, mode: Rounding, carrier: Carrier) -> Array:
+def _offset(mask, odd: Array, negative: Array, drawn, mode: Rounding, carrier: Carrier) -> Array:
     """What is added to a magnitude before the bits outside ``mask``, below its gap, are cut.
 
     It is always less than the gap, so that grid points stay where they are.
@@ -220,15 +217,16 @@ def _offset(mask, odd: Array, negative: Array, mode: Rounding, carrier: Carrier)
             return rest
         case "to_odd":
             return jnp.where(odd, zero, rest)
-    raise AssertionError(mode)
+        case _:
+            return jnp.where(drawn, rest, zero)
 
 
-def _leaves_zero(magnitude, negative, grid: BinadeGrid, mode: Rounding, random, carrier: Carrier):
+def _leaves_zero(magnitude, negative, grid: BinadeGrid, drawn, mode: Rounding, carrier: Carrier):
     """Whether a magnitude rounds to a grid point other than zero.
 
     Beyond the first gap every magnitude does, and without a zero in the format all do.
     """
-    one, first, half, inside = _word(1, carrier), grid.first, grid.half, None
+    one, first, half = _word(1, carrier), grid.first, grid.half
     match mode.mode:
         case "ties_to_even" | "ties_to_zero":
             least = half + one
@@ -243,22 +241,16 @@ def _leaves_zero(magnitude, negative, grid: BinadeGrid, mode: Rounding, random, 
         case "away_from_zero" | "to_odd":
             least = one
         case _:
-            least = first
-            significand, shift = _first_gap_fraction(magnitude, grid, carrier)
-            inside = moves_up(significand, shift, random, mode, carrier)
-    leaves = magnitude >= (least & grid.to_zero)
-    return leaves if inside is None else leaves | inside
+            least = jnp.where(drawn, one, first)
+    return magnitude >= (least & grid.to_zero)
 
 
-def _first_gap_fraction(magnitude: Array, grid: BinadeGrid, carrier: Carrier) -> tuple:
-    """The fraction of the smallest gap that a magnitude below it is: significand and shift.
-
-    The significand has the implicit bit, and the fraction is ``significand * 2**-shift``.
-    """
+def _drawn_up(magnitude: Array, grid: BinadeGrid, mode: Rounding, random, carrier: Carrier):
+    """Whether a stochastic mode moves a magnitude up, in the first gap too."""
     stored = carrier.mantissa_bits
     implicit = jnp.minimum(magnitude >> stored, _word(1, carrier)) << stored
     significand = (magnitude & _word((1 << stored) - 1, carrier)) | implicit
-    return significand, _shift(magnitude, grid, carrier)
+    return moves_up(significand, _shift(magnitude, grid, carrier), random, mode, carrier)
 
 
 def _overflowed(
