@@ -1,13 +1,13 @@
 """Stochastic rounding moves up with exactly the probability that its definition gives.
 
-With N random bits R, a magnitude that lies ``fraction`` of a gap above its lower neighbour moves
-up if ``floor(fraction * 2**N) + R >= 2**N``. Of the 2**N values of R that is so for exactly
-``floor(fraction * 2**N)``, which is counted here for every R.
+Of the 2**N values of R, a fraction of a gap moves up for as many as it has units of 2**-N: cut off
+(``stochastic``), rounded half up (``_b``) or rounded to nearest even (``_c``). ``_equal`` moves it
+up for half of them. Here every R is counted.
 """
 
 import math
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from qsim import Float, lower, parse, stack
 from qsim.numbers import exact
 from qsim.numbers.modes import Rounding
 from qsim.numbers.random_bits import random_words
-from tests.intervals import LAYOUTS, POLICIES, grid_point, intervals, magnitudes
+from tests.intervals import DETERMINISTIC, LAYOUTS, POLICIES, grid_point, intervals, magnitudes
 from tests.unchecked import unchecked
 
 FORMATS = [
@@ -41,54 +41,151 @@ def words(numbers: np.ndarray, bits: int) -> np.ndarray:
 
 def telling_gaps(fmt) -> list[int]:
     """The first gap, the last subnormal and the first normal one, one in the middle, the last."""
-    last = magnitudes(fmt) - 2 if isinstance(fmt, Float) else int(fmt.largest / fmt.smallest) - 1
+    last = last_gap(fmt)
     edge = 1 << getattr(fmt, "mantissa_bits", 3)
     start = 0 if fmt.has_zero else 1
     inside = {start, edge - 1, edge, last // 2, last - 1, last}
     return sorted(gap for gap in inside if start <= gap <= last)
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-@pytest.mark.parametrize("name", FORMATS)
-def test_probability_is_exact(name, bits):
-    """Over all R, for fractions in steps of a quarter of 2**-N, in both signs."""
-    fmt, layout = parse(name), LAYOUTS["float32"]
-    steps = 2 ** (bits + 2)
-    fractions = [Fraction(k, steps) for k in range(steps)]
+def last_gap(fmt) -> int:
+    return magnitudes(fmt) - 2 if isinstance(fmt, Float) else int(fmt.largest / fmt.smallest) - 1
+
+
+COUNTS = {
+    "stochastic": lambda fraction, bits: math.floor(fraction * 2**bits),
+    "stochastic_b": lambda fraction, bits: math.floor(fraction * 2**bits + Fraction(1, 2)),
+    "stochastic_c": lambda fraction, bits: round(fraction * 2**bits),  # ties to even
+    "stochastic_equal": lambda fraction, bits: 2 ** (bits - 1) if fraction else 0,
+}
+ROWS = 2**16  # numbers in one call, so that all formats share the executables
+
+
+@partial(jax.jit, static_argnames=("rounding",))
+def counts(x, lower, upper, grid, every, *, rounding):
+    """For how many R each number goes to its lower neighbour, and for how many to its upper one."""
+    shape = (*x.shape, *every.shape)
+    found = grid.round(
+        jnp.broadcast_to(x[:, None], shape),
+        mode=Rounding.parse(rounding),
+        policy="saturate",
+        random=jnp.broadcast_to(every, shape),
+    ).view(jnp.uint32)
+    return (found == lower[:, None]).sum(axis=1), (found == upper[:, None]).sum(axis=1)
+
+
+def assert_counts(fmt, gaps: list[int], mode: str, bits: int) -> int:
+    """Over all R, for fractions in steps of a quarter of 2**-N, in both signs; how many numbers."""
+    layout, steps = LAYOUTS["float32"], 2 ** (bits + 2)
+    expected = [COUNTS[mode](Fraction(k, steps), bits) for k in range(steps)]
+    points = [grid_point(fmt, gap) for gap in gaps]
+    widths = [grid_point(fmt, gap + 1) - low for gap, low in zip(gaps, points, strict=True)]
+    low, width = (np.array([float(v) for v in values])[:, None] for values in (points, widths))
+    numbers = low + width * (np.arange(steps) / steps)  # exact in float64
+    with np.errstate(all="ignore"):
+        patterns = numbers.astype(np.float32)
+    held = patterns.astype(np.float64) == numbers
+    ups = np.broadcast_to(np.array(expected), numbers.shape)[held]
+    lower, upper = (
+        np.broadcast_to([[layout.pattern(v)] for v in values], numbers.shape)[held]
+        for values in (points, [a + b for a, b in zip(points, widths, strict=True)])
+    )
     every = words(np.arange(2**bits), bits)
-    for gap in telling_gaps(fmt):
-        low, high = grid_point(fmt, gap), grid_point(fmt, gap + 1)
-        numbers = [low + f * (high - low) for f in fractions]
-        held = [(f, x) for f, x in zip(fractions, numbers, strict=True) if _is_float32(x)]
-        x = np.array([layout.pattern(number) for _, number in held], np.uint32)
-        # of one length, so that one executable serves
-        x = np.resize(x, steps)
-        up = np.array([math.floor(f * 2**bits) for f, _ in held])
-        for sign in (0, layout.sign) if fmt.signed else (0,):
-            inputs = (x | np.uint32(sign)).view(np.float32)[:, None]
-            result = rounded(
-                np.broadcast_to(inputs, (steps, 2**bits)),
-                lower(fmt),
-                np.broadcast_to(every, (steps, 2**bits)),
-                rounding=f"stochastic:{bits}",
-                overflow="saturate",
-            )
-            found = np.asarray(result).view(np.uint32)[: len(held)]
-            kept = sign if low or fmt.has_negative_zero else 0
-            lower_one, upper_one = layout.pattern(low) | kept, layout.pattern(high) | sign
-            assert np.isin(found, [lower_one, upper_one]).all()
-            assert (found == upper_one).sum(axis=1).tolist() == up.tolist()
+    for sign in (0, layout.sign) if fmt.signed else (0,):
+        kept = np.where(lower > 0, sign, sign if fmt.has_negative_zero else 0)
+        columns = [patterns[held].view(np.uint32) | sign, lower | kept, upper | sign]
+        down, up = _counted(columns, lower_grid(fmt), every, f"{mode}:{bits}")
+        assert up.tolist() == ups.tolist()
+        assert (down + np.where(upper == lower, 0, up) == 2**bits).all()
+    return held.sum()
 
 
-def _is_float32(x: Fraction) -> bool:
-    layout = LAYOUTS["float32"]
-    return layout.magnitude(layout.at_least(x)) == x
+def _counted(columns, grid, every, rounding):
+    """``counts`` in pieces of one length."""
+    rows = max(1, ROWS // len(every))
+    x, *neighbours = (np.asarray(column).astype(np.uint32) for column in columns)
+    found = []
+    for start in range(0, len(x), rows):
+        part = [np.resize(column[start : start + rows], rows) for column in (x, *neighbours)]
+        x_part = part[0].view(np.float32)
+        pair = counts(x_part, part[1], part[2], grid, every, rounding=rounding)
+        found.append(np.stack(pair)[:, : len(x[start : start + rows])])
+    return np.concatenate(found, axis=1)
 
 
-def assert_as_defined(fmt, x, random, bits: int, overflow: str, carrier: str) -> None:
+@cache
+def lower_grid(fmt):
+    return lower(fmt)
+
+
+@pytest.mark.parametrize("mode", COUNTS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_probability_is_exact(name, mode):
+    fmt = parse(name)
+    for bits in (1, 4):
+        assert assert_counts(fmt, telling_gaps(fmt), mode, bits) > 0
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("mode", COUNTS)
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_probability_is_exact_in_every_gap(bits, mode):
+    for name in ("ocp_e4m3", "ocp_e5m2", "ocp_e3m2", "ocp_e2m1", "e4m3fnuz", "int8", "ocp_e8m0"):
+        fmt = parse(name)
+        gaps = list(range(0 if fmt.has_zero else 1, last_gap(fmt) + 1))
+        held = assert_counts(fmt, gaps, mode, bits)
+        assert held == len(gaps) * 2 ** (bits + 2)
+
+
+@pytest.mark.parametrize("mode", COUNTS)
+@pytest.mark.parametrize("bits", [1, 2, 3])
+@pytest.mark.parametrize("name", ["ocp_e2m1", "ocp_e8m0", "int4"])
+def test_the_exact_definition_has_that_probability(name, bits, mode):
+    """Every R is asked, in both signs."""
+    fmt, steps = parse(name), 2 ** (bits + 2)
+    rounding = f"{mode}:{bits}"
+    with unchecked():
+        for gap in telling_gaps(fmt):
+            low, high = grid_point(fmt, gap), grid_point(fmt, gap + 1)
+            for k in range(steps):
+                x = low + Fraction(k, steps) * (high - low)
+                ups = COUNTS[mode](Fraction(k, steps), bits)
+                for sign in (1, -1) if fmt.signed else (1,):
+                    found = [
+                        exact.round_exact(sign * x, fmt, rounding=rounding, random=number)
+                        for number in range(2**bits)
+                    ]
+                    assert found.count(sign * high) == ups
+                    assert len(found) - ups == sum(abs(value) == low for value in found)
+                    chance = exact.probability(sign * x, fmt, rounding=rounding)
+                    assert chance == Fraction(ups, 2**bits)
+
+
+@pytest.mark.parametrize("mode", COUNTS)
+@pytest.mark.parametrize("bits", [8, 23, 31, 32])
+def test_probability_of_many_bits(bits, mode):
+    fmt, random = parse("ocp_e4m3"), np.random.default_rng(bits)
+    with unchecked():
+        for numerator in random.integers(0, 2**40, 50):
+            fraction = Fraction(int(numerator), 2**40)
+            chance = exact.probability(1 + fraction / 8, fmt, rounding=f"{mode}:{bits}")
+            assert chance == Fraction(COUNTS[mode](fraction, bits), 2**bits)
+
+
+def test_deterministic_modes_have_probability_zero_or_one():
+    fmt, x = parse("e4m3"), Fraction(17, 16)
+    chances = {mode: exact.probability(x, fmt, rounding=mode) for mode in DETERMINISTIC}
+    assert {mode for mode, chance in chances.items() if chance == 1} == {
+        *("ties_to_away", "ties_to_odd", "up", "away_from_zero", "to_odd")
+    }
+    assert set(chances.values()) == {0, 1}
+    assert exact.probability(-x, fmt, rounding="down") == 1
+
+
+def assert_as_defined(fmt, x, random, mode: str, bits: int, overflow: str, carrier: str) -> None:
     """The bytes of ``exact.round_exact`` with each number's own R."""
     layout = LAYOUTS[carrier]
-    mode = f"stochastic:{bits}"
+    mode = f"{mode}:{bits}"
     with unchecked():
         expected = [
             layout.pattern(
@@ -118,30 +215,80 @@ def some_inputs(fmt, carrier: str, count: int, seed: int) -> np.ndarray:
     return (drawn | signs).astype(layout.word)
 
 
-@pytest.mark.parametrize("bits", [1, 3, 8, 23, 32])
+def some_numbers(bits: int, count: int, seed: int) -> np.ndarray:
+    """Values of R, the extreme ones among them."""
+    drawn = np.random.default_rng(seed).integers(0, 2**bits, count, dtype=np.uint64)
+    return np.where(np.arange(count) % 4 == 0, drawn % 2 * (2**bits - 1), drawn)
+
+
+@pytest.mark.parametrize("mode", COUNTS)
+@pytest.mark.parametrize("bits", [3, 32])
 @pytest.mark.parametrize("name", FORMATS)
-def test_any_number_with_any_random_bits_rounds_as_defined(name, bits):
-    """Also beyond the largest value, under every overflow policy."""
-    fmt, random = parse(name), np.random.default_rng(bits)
-    for seed, overflow in enumerate(POLICIES):
-        x = some_inputs(fmt, "float32", 64, seed)
-        numbers = random.integers(0, 2**bits, 64, dtype=np.uint64)
-        assert_as_defined(fmt, x, numbers, bits, overflow, "float32")
+def test_any_number_with_any_random_bits_rounds_as_defined(name, bits, mode):
+    """Also beyond the largest value; the policies take turns."""
+    fmt, turn = parse(name), FORMATS.index(name) + bits
+    overflow = POLICIES[turn % len(POLICIES)]
+    x, numbers = some_inputs(fmt, "float32", 64, turn), some_numbers(bits, 64, bits)
+    assert_as_defined(fmt, x, numbers, mode, bits, overflow, "float32")
+
+
+def decisive(fmt, mode: str, bits: int, carrier: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers about multiples of half a unit of 2**-N, in the first gap and in others, and an R.
+
+    R is the smallest that moves a number up, or the largest that does not.
+    """
+    layout, random = LAYOUTS[carrier], np.random.default_rng(seed)
+    patterns, numbers = [], []
+    for turn, gap in enumerate(random.choice([0, *telling_gaps(fmt)], 64)):
+        low, high = grid_point(fmt, int(gap)), grid_point(fmt, int(gap) + 1)
+        halves = int(random.integers(2 ** int(random.integers(0, bits + 2))))
+        about = low + Fraction(halves, 2 ** (bits + 1)) * (high - low)
+        pattern = layout.at_least(about) + max(int(random.integers(-1, 2)), -halves)
+        between = exact.gap_at(fmt, layout.magnitude(pattern))
+        fraction = layout.magnitude(pattern) - between.near
+        fraction /= between.far - between.near or 1
+        least = 2**bits - COUNTS[mode](fraction, bits)
+        patterns.append(pattern | (layout.sign if turn % 2 else 0))
+        numbers.append(min(max(least - turn // 2 % 2, 0), 2**bits - 1))
+    return np.array(patterns, layout.word), np.array(numbers, np.uint64)
+
+
+@pytest.mark.parametrize("mode", COUNTS)
+@pytest.mark.parametrize("bits", [1, 2, 8, 16, 23, 30, 31, 32])
+def test_the_random_number_that_decides(bits, mode):
+    for seed, name in enumerate(("ocp_e4m3", "e5m10", "int8", "ocp_e2m1", "ocp_e8m0", "bfloat16")):
+        fmt = parse(name)
+        with unchecked():
+            x, numbers = decisive(fmt, mode, bits, "float32", seed)
+        assert_as_defined(fmt, x, numbers, mode, bits, "ieee", "float32")
 
 
 @pytest.mark.t1
+@pytest.mark.parametrize("mode", COUNTS)
+@pytest.mark.parametrize("bits", [1, 8, 23, 31, 32])
+def test_the_random_number_that_decides_in_float64(bits, mode):
+    for seed, name in enumerate(("ocp_e4m3", "e5m10", "binary32", "e11m20")):
+        fmt = parse(name)
+        with jax.enable_x64(True):
+            with unchecked():
+                x, numbers = decisive(fmt, mode, bits, "float64", seed)
+            assert_as_defined(fmt, x, numbers, mode, bits, "ieee", "float64")
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("mode", COUNTS)
 @pytest.mark.parametrize("bits", [1, 8, 32])
 @pytest.mark.parametrize("name", ["ocp_e4m3", "bfloat16", "binary32", "e11m20", "e8m24", "int8"])
-def test_any_number_of_float64_rounds_as_defined(name, bits):
-    fmt, random = parse(name), np.random.default_rng(bits)
+def test_any_number_of_float64_rounds_as_defined(name, bits, mode):
+    fmt = parse(name)
     with jax.enable_x64(True):
-        x = some_inputs(fmt, "float64", 64, bits)
-        numbers = random.integers(0, 2**bits, 64, dtype=np.uint64)
-        assert_as_defined(fmt, x, numbers, bits, "ieee", "float64")
+        x, numbers = some_inputs(fmt, "float64", 64, bits), some_numbers(bits, 64, bits)
+        assert_as_defined(fmt, x, numbers, mode, bits, "ieee", "float64")
 
 
+@pytest.mark.parametrize("mode", COUNTS)
 @pytest.mark.parametrize("name", FORMATS)
-def test_values_never_move(name):
+def test_values_never_move(name, mode):
     """Whatever R is, here none and all of its bits."""
     fmt = parse(name)
     known = [x for x in intervals(fmt).inside if x is not None] if fmt.bits <= 8 else []
@@ -153,7 +300,7 @@ def test_values_never_move(name):
     x = np.resize(sizes, 512).view(np.float32)
     for number in (0, 2**8 - 1):
         random = words(np.full(512, number), 8)
-        found = rounded(x, lower(fmt), random, rounding="stochastic:8", overflow="ieee")
+        found = rounded(x, lower(fmt), random, rounding=f"{mode}:8", overflow="ieee")
         assert np.asarray(found).tobytes() == x.tobytes()
 
 
@@ -234,14 +381,31 @@ def test_formats_of_a_stack_see_the_same_noise():
 # --- what is refused ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("mode", COUNTS)
 @pytest.mark.parametrize("bits", [0, 33, 9999])
-def test_bits_outside_one_to_thirty_two_are_refused(bits):
+def test_bits_outside_one_to_thirty_two_are_refused(bits, mode):
     with pytest.raises(ValueError, match=f"draws 1 to 32 random bits, got {bits}"):
-        qsim.quantize(X, "e4m3", rounding=f"stochastic:{bits}", key=jax.random.key(0))
+        qsim.quantize(X, "e4m3", rounding=f"{mode}:{bits}", key=jax.random.key(0))
 
 
-def test_a_key_is_needed_and_only_here():
-    with pytest.raises(ValueError, match=r"rounding='stochastic' needs a random key: pass key=jax"):
-        qsim.quantize(X, "e4m3", rounding="stochastic")
+@pytest.mark.parametrize("mode", COUNTS)
+def test_a_key_is_needed_and_only_here(mode):
+    with pytest.raises(ValueError, match=rf"rounding='{mode}' needs a random key: pass key=jax"):
+        qsim.quantize(X, "e4m3", rounding=mode)
     with pytest.raises(ValueError, match=r"rounding='ties_to_even' takes no key"):
         qsim.quantize(X, "e4m3", key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("number", [-1, 8])
+@pytest.mark.parametrize("mode", COUNTS)
+def test_a_number_that_is_never_drawn_is_refused(number, mode):
+    with pytest.raises(ValueError, match=rf"draws R from 0\.\.7, got {number}"):
+        exact.round_exact(Fraction(1), parse("e4m3"), rounding=f"{mode}:3", random=number)
+    with pytest.raises(ValueError, match="to_odd rounding draws no random bits, got R = 1"):
+        exact.round_exact(Fraction(1), parse("e4m3"), rounding="to_odd", random=1)
+
+
+@pytest.mark.parametrize("x", [math.inf, math.nan])
+def test_what_has_no_neighbours_has_no_probability(x):
+    with pytest.raises(ValueError, match=f"{x} has no neighbours on a grid"):
+        exact.probability(x, parse("e4m3"), rounding="stochastic")

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Int, UInt
+from jaxtyping import Array, Integer, UInt
 
 from qsim.numbers.modes import Rounding, suggest
 
@@ -61,7 +61,7 @@ class CounterKey:
 Key = Array | CounterKey
 
 
-def counter_key(seed: int | Int[Array, ""], *, generator: str = "squares") -> CounterKey:
+def counter_key(seed: int | Integer[Array, ""], *, generator: str = "squares") -> CounterKey:
     """The key of a fast counter-based generator, for every ``key=`` in qsim.
 
     Args:
@@ -89,12 +89,12 @@ def counter_key(seed: int | Int[Array, ""], *, generator: str = "squares") -> Co
     return CounterKey(words=_derived(root, _word(high), _word(low)), generator=generator)
 
 
-def fold_in(key: Key, data: int | Int[Array, ""]) -> Key:
+def fold_in(key: Key, data: int | Integer[Array, ""]) -> Key:
     """A key of the same kind, that a key and an integer of 32 bits determine.
 
     >>> from qsim import counter_key
     >>> fold_in(counter_key(0), 7).words.tolist()
-    [0, 0]
+    [23480734, 1322132561]
     """
     if isinstance(key, CounterKey):
         words = _derived(key.words, _word(ELEMENTS >> 32), _word(data))
