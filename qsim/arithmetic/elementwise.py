@@ -23,6 +23,7 @@ from qsim.arithmetic import odd
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import CARRIERS, Carrier, Grid, carrier_of
 from qsim.numbers.modes import Rounding, check_overflow
+from qsim.numbers.random_bits import Key
 from qsim.numbers.rounding import quantize, require_float, widen
 from qsim.numbers.specs import format_of
 
@@ -126,7 +127,7 @@ def _rounded(
     *,
     rounding: str = "ties_to_even",
     overflow: str = "saturate",
-    key: Array | None = None,
+    key: Key | None = None,
     gradient: str = "clipped",
 ) -> Result:
     mode, policy = Rounding.parse(rounding), check_overflow(overflow)
@@ -136,7 +137,7 @@ def _rounded(
         fmt = format_of(fmt)
     require_room(fmt, mode, carrier)
     # what is beyond the carrier's range overflows for sure, and not with a probability
-    certain = mode.mode == "stochastic" and policy in ("ieee", "p3109")
+    certain = mode.is_stochastic and policy in ("ieee", "p3109")
     huge = "infinity" if certain else "largest"
     exact = _to_odd(name, mode.mode == "down", huge, *jnp.broadcast_arrays(*carried))
     return quantize(exact, fmt, rounding=rounding, overflow=overflow, key=key, gradient=gradient)
@@ -166,9 +167,10 @@ def require_room(fmt: Format | Grid, mode: Rounding, carrier: Carrier) -> None:
     """Checks that rounding to odd in the carrier leaves the rounding to the format exact.
 
     What decides a rounding are the format's values and, between two of them, their tie, or for
-    stochastic rounding with N random bits the multiples of 2**-N of the gap. They must be numbers
-    of the carrier whose last bit is even, so that for a precision p, p + 2 or p + N + 1 bits are
-    needed, and two or N + 1 binades below the smallest gap. A ``Grid``, whose facts may be traced,
+    stochastic rounding with N random bits the multiples of 2**-N of the gap (2**-(N+1) for the
+    variants B and C). They must be numbers of the carrier whose last bit is even, so that for a
+    precision p, p + 2 or p + N + 1 (N + 2) bits are needed, and as many less p binades below the
+    smallest gap. A ``Grid``, whose facts may be traced,
     is not checked: it must be that of such a format.
 
     Raises:
@@ -181,12 +183,13 @@ def require_room(fmt: Format | Grid, mode: Rounding, carrier: Carrier) -> None:
                 f"are {carrier.name}: lower the format to {carrier.name}"
             )
         return
-    deciding = mode.random_bits if mode.mode == "stochastic" else 1
+    deciding = mode.fraction_bits
     spare = min(carrier.mantissa_bits + 1 - fmt.precision, fmt.quantum - carrier.quantum)
     if spare > deciding:
         return
-    fewer = f"use rounding='stochastic:{spare - 1}'" if mode.mode == "stochastic" else ""
-    remedies = [fewer] if fewer and spare > 1 else []
+    most = mode.random_bits - deciding + spare - 1  # random bits for which there is room
+    fewer = deciding > 1 and most > 0
+    remedies = [f"use rounding='{mode.mode}:{most}'"] if fewer else []
     if carrier.name == "float32":
         remedies.append("enable x64 (jax.config.update('jax_enable_x64', True)) and pass float64")
     raise ValueError(

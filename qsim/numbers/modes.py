@@ -67,6 +67,16 @@ class Rounding(NamedTuple):
         """Whether the mode draws random bits."""
         return self.random_bits > 0
 
+    @property
+    def fraction_bits(self) -> int:
+        """How many bits of a gap's fraction decide, besides whether there are more."""
+        match self.mode:
+            case "stochastic":
+                return self.random_bits
+            case "stochastic_b" | "stochastic_c":
+                return self.random_bits + 1
+        return 1  # that of the tie
+
     @classmethod
     def parse(cls, text: str) -> "Rounding":
         """The mode named by ``text``: a key of ``ROUNDINGS``; stochastic ones also as ``NAME:N``.
