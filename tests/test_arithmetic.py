@@ -21,7 +21,7 @@ from qsim.arithmetic import exact
 from qsim.numbers.catalogue import catalogue
 from qsim.numbers.exact import decode, round_exact
 from qsim.numbers.modes import Rounding
-from qsim.numbers.rounding import random_words
+from qsim.numbers.random_bits import random_words
 from tests.intervals import DETERMINISTIC, LAYOUTS, POLICIES, intervals
 from tests.unchecked import unchecked
 
@@ -366,9 +366,16 @@ def test_softfloat_agrees_on_binary32(name):
 
 @pytest.mark.parametrize("overflow", ["saturate", "ieee"])
 @pytest.mark.parametrize("spec", ["e4m3", "bfloat16", "int8", "e8m0"])
-def test_stochastic_rounding_is_exact_for_each_random_number(spec, overflow):
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "stochastic",
+        *(pytest.param(f"stochastic_{name}", marks=pytest.mark.t1) for name in ("b", "c", "equal")),
+    ],
+)
+def test_stochastic_rounding_is_exact_for_each_random_number(mode, spec, overflow):
     fmt, key, bits, rng = parse(spec), jax.random.key(7), 8, np.random.default_rng(9)
-    how = {"rounding": f"stochastic:{bits}", "overflow": overflow}
+    how = {"rounding": f"{mode}:{bits}", "overflow": overflow}
     words = random_words(key, (PIECE,), Rounding.parse(how["rounding"])) >> (32 - bits)
     for name in ARITY:
         x = operands_near(name, 300, seed=8)
@@ -479,6 +486,8 @@ def test_too_precise_formats_are_refused():
         ValueError, match="19 are there; use rounding='stochastic:18' or enable x64"
     ):
         arithmetic.add(x, x, "e5m4", rounding="stochastic", key=jax.random.key(0))
+    with pytest.raises(ValueError, match=r"33 bits more .* use rounding='stochastic_b:17' or"):
+        arithmetic.add(x, x, "e5m4", rounding="stochastic_b:31", key=jax.random.key(0))
     with pytest.raises(ValueError, match=r"fixed8\.148 cannot be rounded once"):
         arithmetic.add(x, x, "fixed8.148")
     with jax.enable_x64(True), pytest.raises(ValueError, match="no wider carrier exists"):
