@@ -26,9 +26,33 @@ from jaxtyping import Float as FloatArray
 from qsim.numbers.formats import Float, Format, Integer, power
 from qsim.numbers.grid import Carrier, Grid, carrier_of, lowered, pattern, require_carried
 from qsim.numbers.modes import Rounding
+from qsim.numbers.records import exponent_of
 from qsim.numbers.stochastic import moves_up
 
-__all__ = ["BinadeGrid"]
+__all__ = ["BinadeGrid", "FirstGap"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class FirstGap:
+    """The smallest magnitudes that do not round to zero, one for each way of rounding there.
+
+    Bit patterns of the carrier; all of them are 0 in a format without zero.
+
+    - ``inward``: for modes that keep the lower neighbour;
+    - ``outward``: for modes that leave it, if the number is not the neighbour itself;
+    - ``tie_outward`` and ``tie_inward``: to nearest, where a tie leaves zero and where it does not;
+    - ``tie_even`` and ``tie_odd``: to nearest, where a tie goes to the code of that parity;
+    - ``to_odd``: to the neighbour whose code is odd.
+    """
+
+    inward: Any
+    outward: Any
+    tie_outward: Any
+    tie_inward: Any
+    tie_even: Any
+    tie_odd: Any
+    to_odd: Any
 
 
 @jax.tree_util.register_dataclass
@@ -42,7 +66,9 @@ class BinadeGrid(Grid):
 
     - ``quantum`` (int32): the exponent of the smallest gap, at least the carrier's;
     - ``dropped`` (int32): mantissa bits that the carrier has and the format has not;
-    - ``first`` and ``half``: the smallest gap, ``2**quantum``, and half of it, rounded down;
+    - ``first``: the grid point next to zero, below which magnitudes are compared and not added to;
+    - ``first_exponent`` (int32): the exponent of the gap between zero and ``first``;
+    - ``zero``: which magnitudes round to zero, a ``FirstGap``;
     - ``smallest`` is 0, but the smallest value where the format has no zero;
     - ``largest``, ``lowest``: the magnitudes of the largest value and of the lowest, which is 0
       for unsigned formats;
@@ -52,8 +78,7 @@ class BinadeGrid(Grid):
       carrier's sign bit where minus zero is a value, else 0;
     - ``absolute`` is all bits but the carrier's sign bit. It is the same in every grid, and is kept
       here so that a compiled loop over grids does not compute magnitudes ahead and store them;
-    - ``parity``: ``(pattern ^ parity) & gap`` is zero where the lower neighbour's code is even;
-    - ``to_zero`` has all bits set where zero is a value, and none where it is not.
+    - ``parity``: ``(pattern ^ parity) & gap`` is zero where the lower neighbour's code is even.
 
     The annotation of the leaves is ``Any``, since transformations put other things in their place.
     """
@@ -61,7 +86,8 @@ class BinadeGrid(Grid):
     quantum: Any
     dropped: Any
     first: Any
-    half: Any
+    first_exponent: Any
+    zero: FirstGap
     smallest: Any
     largest: Any
     lowest: Any
@@ -71,7 +97,6 @@ class BinadeGrid(Grid):
     absolute: Any
     negative_zero: Any
     parity: Any
-    to_zero: Any
 
     def round(
         self,
@@ -110,29 +135,81 @@ class BinadeGrid(Grid):
         return magnitude <= jnp.where(negative, self.lowest, self.largest)
 
 
-@lowered.register(Float)
-@lowered.register(Integer)
-def _(fmt: Float | Integer, carrier: Carrier) -> BinadeGrid:
-    require_carried(fmt, carrier)
+@lowered.register
+def _(fmt: Integer, carrier: Carrier) -> BinadeGrid:
     # the grid of an integer format is all subnormal: its gaps never widen within the range
-    mantissa_bits = fmt.mantissa_bits if isinstance(fmt, Float) else carrier.mantissa_bits
-    integers = {"quantum": fmt.quantum, "dropped": carrier.mantissa_bits - mantissa_bits}
-    first = pattern(power(fmt.quantum), carrier)
-    binade = 1 << carrier.mantissa_bits
+    return _binade_grid(fmt, carrier.mantissa_bits, carrier)
+
+
+@lowered.register
+def _(fmt: Float, carrier: Carrier) -> Grid:
+    if not fmt.is_regular:
+        raise NotImplementedError(f"{fmt} has irregular gaps")
+    return _binade_grid(fmt, fmt.mantissa_bits, carrier)
+
+
+def _binade_grid(fmt: Float | Integer, mantissa_bits: int, carrier: Carrier) -> BinadeGrid:
+    require_carried(fmt, carrier)
+    first = fmt.smallest if _skips_subnormals(fmt) else power(fmt.quantum)
+    integers = {
+        "quantum": fmt.quantum,
+        "dropped": carrier.mantissa_bits - mantissa_bits,
+        "first_exponent": exponent_of(first),
+    }
     words = {
-        "first": first,
-        "half": first >> 1 if first < 2 * binade else first - binade,
+        "first": pattern(first, carrier),
         **_edges(fmt, carrier),
         "sign": carrier.sign if fmt.signed else 0,
         "absolute": carrier.sign - 1,
         "negative_zero": carrier.sign if fmt.has_negative_zero else 0,
         "parity": _parity(fmt, carrier),
-        "to_zero": 2**carrier.bits - 1 if fmt.has_zero else 0,
     }
+    arrays = {name: np.asarray(word, carrier.word) for name, word in words.items()}
+    zero = {name: np.asarray(word, carrier.word) for name, word in _zero(fmt, carrier).items()}
     return BinadeGrid(
-        **{name: np.asarray(word, carrier.word) for name, word in words.items()},
+        **arrays,
         **{name: np.asarray(value, np.int32) for name, value in integers.items()},
+        zero=FirstGap(**zero),
     )
+
+
+def _skips_subnormals(fmt: Format) -> bool:
+    """Whether the grid point next to zero is above the smallest gap."""
+    no_zero = not fmt.has_zero
+    return no_zero or getattr(fmt, "subnormals", "gradual") in ("absent", "flush_before")
+
+
+def _zero(fmt: Float | Integer, carrier: Carrier) -> dict[str, int]:
+    """The fields of ``FirstGap``."""
+    smallest, subnormals = pattern(fmt.smallest, carrier), getattr(fmt, "subnormals", "gradual")
+    if not fmt.has_zero:
+        return dict.fromkeys(FirstGap.__dataclass_fields__, 0)
+    if subnormals == "flush_before":
+        return dict.fromkeys(FirstGap.__dataclass_fields__, smallest)
+    if subnormals in ("flush_after", "read_as_zero"):
+        # what leaves zero lies in the gap below the smallest normal value, of an odd code
+        gap = smallest - pattern(fmt.smallest_normal - power(fmt.quantum), carrier)
+        away, stays = smallest - gap // 2, smallest - (gap - 1) // 2
+        return {
+            "inward": smallest,
+            "outward": smallest - gap + 1,
+            "tie_outward": away,
+            "tie_inward": stays,
+            "tie_even": away,
+            "tie_odd": stays,
+            "to_odd": smallest,
+        }
+    binade = 1 << carrier.mantissa_bits
+    half = smallest >> 1 if smallest < 2 * binade else smallest - binade
+    return {
+        "inward": smallest,
+        "outward": 1,
+        "tie_outward": max(half, 1),
+        "tie_inward": half + 1,
+        "tie_even": half + 1,
+        "tie_odd": max(half, 1),
+        "to_odd": 1,
+    }
 
 
 def _edges(fmt: Format, carrier: Carrier) -> dict[str, int]:
@@ -226,31 +303,45 @@ def _leaves_zero(magnitude, negative, grid: BinadeGrid, drawn, mode: Rounding, c
 
     Beyond the first gap every magnitude does, and without a zero in the format all do.
     """
-    one, first, half = _word(1, carrier), grid.first, grid.half
+    zero = grid.zero
     match mode.mode:
-        case "ties_to_even" | "ties_to_zero":
-            least = half + one
-        case "ties_to_away" | "ties_to_odd":
-            least = jnp.maximum(half, one)
+        case "ties_to_even":
+            least = zero.tie_even
+        case "ties_to_odd":
+            least = zero.tie_odd
+        case "ties_to_away":
+            least = zero.tie_outward
+        case "ties_to_zero":
+            least = zero.tie_inward
         case "up":
-            least = jnp.where(negative, first, one)
+            least = jnp.where(negative, zero.inward, zero.outward)
         case "down":
-            least = jnp.where(negative, one, first)
+            least = jnp.where(negative, zero.outward, zero.inward)
         case "toward_zero":
-            least = first
-        case "away_from_zero" | "to_odd":
-            least = one
+            least = zero.inward
+        case "away_from_zero":
+            least = zero.outward
+        case "to_odd":
+            least = zero.to_odd
         case _:
-            least = jnp.where(drawn, one, first)
-    return magnitude >= (least & grid.to_zero)
+            least = jnp.where(drawn, zero.outward, zero.inward)
+    return magnitude >= least
 
 
 def _drawn_up(magnitude: Array, grid: BinadeGrid, mode: Rounding, random, carrier: Carrier):
     """Whether a stochastic mode moves a magnitude up, in the first gap too."""
+    one = _word(1, carrier)
     stored = carrier.mantissa_bits
-    implicit = jnp.minimum(magnitude >> stored, _word(1, carrier)) << stored
+    implicit = jnp.minimum(magnitude >> stored, one) << stored
     significand = (magnitude & _word((1 << stored) - 1, carrier)) | implicit
-    return moves_up(significand, _shift(magnitude, grid, carrier), random, mode, carrier)
+    field = lax.convert_element_type(jnp.maximum(magnitude >> stored, one), jnp.int32)
+    below_first = grid.first_exponent + (carrier.bias + stored) - field
+    shift = jnp.where(
+        magnitude < grid.first,
+        lax.convert_element_type(below_first, carrier.word),
+        _shift(magnitude, grid, carrier),
+    )
+    return moves_up(significand, shift, random, mode, carrier)
 
 
 def _overflowed(

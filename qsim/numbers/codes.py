@@ -7,6 +7,7 @@ points from zero. Integers are two's complement.
 Source: the layouts of ``qsim.numbers.formats``; equal to ``exact.encode`` and ``exact.decode``.
 """
 
+from dataclasses import replace
 from functools import partial, singledispatch
 
 import jax
@@ -67,7 +68,7 @@ def encode(
     x = require_float(x)
     wide = x if x.dtype.name in CARRIERS else x.astype(jnp.float32)
     nan = _nan_code(wide, fmt, nan)
-    values = quantize(wide, fmt, rounding=rounding, overflow=overflow, key=key)
+    values = quantize(wide, _stored(fmt), rounding=rounding, overflow=overflow, key=key)
     carrier = CARRIERS[wide.dtype.name]
     codes = _encode(lax.bitcast_convert_type(values, carrier.word), fmt, nan, carrier)
     return codes.astype(_available(fmt))
@@ -99,6 +100,13 @@ def decode(
     mask = carrier.word.type(2**fmt.bits - 1)
     bits = _decode(codes.astype(carrier.word) & mask, fmt, carrier)
     return lax.bitcast_convert_type(bits, jnp.dtype(carrier.name))
+
+
+def _stored(fmt: Format) -> Format:
+    """The format whose values have codes: subnormals too, where they only read as zero."""
+    if isinstance(fmt, formats.Float) and fmt.subnormals == "read_as_zero":
+        return replace(fmt, subnormals="gradual")
+    return fmt
 
 
 def _carrier(dtype) -> Carrier:
@@ -157,7 +165,13 @@ def encoded(fmt: Format, bits: Array, carrier: Carrier) -> Array:
 
     A family may register its own. This one looks the values up among all of them.
     """
-    known = {_pattern(value, carrier): code for code, value in enumerate(exact.values(fmt))}
+    return _looked_up_code(fmt, bits, carrier)
+
+
+def _looked_up_code(fmt: Format, bits: Array, carrier: Carrier) -> Array:
+    known = {}
+    for code, value in enumerate(exact.values(fmt)):
+        known.setdefault(_pattern(value, carrier), code)
     patterns = sorted(known)
     places = jnp.searchsorted(np.array(patterns, carrier.word), bits)
     return jnp.asarray([known[p] for p in patterns], carrier.word)[places]
@@ -169,6 +183,10 @@ def decoded(fmt: Format, codes: Array, carrier: Carrier) -> Array:
 
     A family may register its own. This one looks the codes up among all of them.
     """
+    return _looked_up_value(fmt, codes, carrier)
+
+
+def _looked_up_value(fmt: Format, codes: Array, carrier: Carrier) -> Array:
     patterns = [_pattern(value, carrier) for value in exact.values(fmt)]
     return jnp.asarray(np.array(patterns, carrier.word))[codes]
 
@@ -201,13 +219,19 @@ def _(fmt: Integer, bits: Array, carrier: Carrier) -> Array:
 
 @encoded.register
 def _(fmt: formats.Float, bits: Array, carrier: Carrier) -> Array:
+    if not fmt.is_regular:
+        return _looked_up_code(fmt, bits, carrier)
     word = carrier.word.type
     magnitude, negative = bits & word(carrier.sign - 1), bits >= word(carrier.sign)
     exponent, significand = normalised(magnitude, carrier)
     codes = _float_code(exponent, exponent - carrier.mantissa_bits, significand, fmt, carrier)
-    codes = jnp.where(magnitude == word(carrier.infinity), word(fmt.top_code + 1), codes)
-    sign = word(1 << (fmt.exponent_bits + fmt.mantissa_bits) if fmt.signed else 0)
-    return jnp.where(negative, codes | sign, codes)
+    sign = word(fmt.signed << (fmt.bits - 1))
+    codes = jnp.where(negative, codes | sign, codes)
+    if not fmt.infinities:
+        return codes
+    infinities = [word(fmt.infinity_code(is_negative)) for is_negative in (False, fmt.signed)]
+    infinity = jnp.where(negative, infinities[1], infinities[0])
+    return jnp.where(magnitude == word(carrier.infinity), infinity, codes)
 
 
 def _float_code(exponent, spacing, significand, fmt: formats.Float, carrier: Carrier) -> Array:
@@ -246,6 +270,8 @@ def _(fmt: Integer, codes: Array, carrier: Carrier) -> Array:
 
 @decoded.register
 def _(fmt: formats.Float, codes: Array, carrier: Carrier) -> Array:
+    if not fmt.is_regular or isinstance(fmt.nans, tuple):
+        return _looked_up_value(fmt, codes, carrier)
     word = carrier.word.type
     width, stored = fmt.exponent_bits + fmt.mantissa_bits, fmt.mantissa_bits
     negative = (codes >> width == 1) & fmt.signed
@@ -253,13 +279,18 @@ def _(fmt: formats.Float, codes: Array, carrier: Carrier) -> Array:
     field, fraction = (magnitude >> stored).astype(jnp.int32), magnitude & word(2**stored - 1)
     implicit = (field > 0) if fmt.has_zero else jnp.ones_like(negative)
     significand = fraction | jnp.where(implicit, word(1 << stored), word(0))
+    if fmt.subnormals != "gradual":
+        significand = jnp.where(implicit, significand, word(0))
     lowest = 1 if fmt.has_zero else 0
     spacing = jnp.maximum(field, lowest) - fmt.bias - stored
-    values = _assembled(significand, spacing, negative, carrier)
+    keeps_sign = negative if fmt.has_negative_zero else negative & (significand != 0)
+    values = _assembled(significand, spacing, keeps_sign, carrier)
     special = magnitude > word(fmt.top_code)
     if fmt.nans == "negative_zero":
         special = special | (negative & (magnitude == 0))
-    infinite = fmt.infinities & (magnitude == word(fmt.top_code + 1))
+    infinite = jnp.zeros_like(negative)
+    if fmt.infinities:
+        infinite = magnitude == word(fmt.infinity_code(negative=False))
     infinity = jnp.where(negative, word(carrier.sign | carrier.infinity), word(carrier.infinity))
     return jnp.where(special, jnp.where(infinite, infinity, word(carrier.nan)), values)
 

@@ -100,17 +100,26 @@ def _(fmt: Integer, value: Value) -> int | None:
     return None if isinstance(value, float) else int(value / power(fmt.quantum)) % 2**fmt.bits
 
 
+@gap_at.register
+def _(fmt: Integer, x: Fraction) -> Gap:
+    sign, gap = -1 if x < 0 else 1, power(fmt.quantum)
+    count = abs(x) // gap
+    near, far = sign * count * gap, sign * (count + 1) * gap
+    return Gap(near, far, (near + far) / 2, count % 2 == 0)
+
+
 @value_of.register
 def _(fmt: Float, code: int) -> Value:
-    width = fmt.exponent_bits + fmt.mantissa_bits
-    negative, magnitude = bool(code >> width), code & (2**width - 1)
-    top = fmt.top_code
-    if magnitude > top:
-        is_infinity = fmt.infinities and magnitude == top + 1
-        return (-INF if negative else INF) if is_infinity else NAN
-    if magnitude == 0 and negative:
-        return MINUS_ZERO if fmt.nans != "negative_zero" else NAN
-    return -fmt.magnitude(magnitude) if negative else fmt.magnitude(magnitude)
+    sign = fmt.signed << (fmt.bits - 1)
+    negative, magnitude = bool(code & sign), code & ~sign
+    if (special := fmt.special(code)) is not None:
+        return special
+    if magnitude > (fmt.bottom_code if negative else fmt.top_code):
+        return NAN  # unused
+    value = fmt.magnitude(magnitude)
+    if value == 0 or (value < fmt.smallest_normal and fmt.subnormals != "gradual"):
+        return MINUS_ZERO if negative and fmt.has_negative_zero else Fraction(0)
+    return -value if negative else value
 
 
 @code_of.register
@@ -118,44 +127,22 @@ def _(fmt: Float, value: Value) -> int | None:
     if isinstance(value, float) and math.isnan(value):
         return fmt.nan_code
     negative = math.copysign(1.0, value) < 0 if isinstance(value, float) else value < 0
-    if isinstance(value, float):
-        magnitude = fmt.top_code + 1 if math.isinf(value) else 0
-    else:
-        magnitude = _code_of_magnitude(abs(value), fmt)
-    return magnitude + (negative << (fmt.exponent_bits + fmt.mantissa_bits))
+    if isinstance(value, float) and math.isinf(value):
+        return fmt.infinity_code(negative) if fmt.infinities else None
+    sign = fmt.signed << (fmt.bits - 1)
+    return fmt.code_below(abs(Fraction(value))) | (sign if negative else 0)
 
 
-@gap_at.register(Integer)
-@gap_at.register(Float)
-def _(fmt: Float | Integer, x: Fraction) -> Gap:
+@gap_at.register
+def _(fmt: Float, x: Fraction) -> Gap:
     sign, magnitude = -1 if x < 0 else 1, abs(x)
-    gap = power(_gap_exponent(magnitude, fmt))
-    near = magnitude // gap * gap
-    if near == 0 and not fmt.has_zero:  # such a format has only its smallest value here
-        return Gap(sign * gap, sign * gap, sign * gap, True)
-    even = _code_of_magnitude(near, fmt) % 2 == 0
-    return Gap(sign * near, sign * (near + gap), sign * (near + gap / 2), even)
-
-
-def _gap_exponent(x: Fraction, fmt: Format) -> int:
-    if isinstance(fmt, Integer) or x < power(fmt.emin):
-        return fmt.quantum
-    return _exponent(x) - fmt.mantissa_bits
-
-
-def _exponent(x: Fraction) -> int:
-    """floor(log2(x)) for x > 0."""
-    guess = x.numerator.bit_length() - x.denominator.bit_length()
-    return guess if power(guess) <= x else guess - 1
-
-
-def _code_of_magnitude(x: Fraction, fmt: Format) -> int:
-    """The magnitude code of a grid point; it counts on beyond the largest value."""
-    if isinstance(fmt, Integer) or x < power(fmt.emin):
-        return int(x / power(fmt.quantum))
-    exponent = _exponent(x)
-    field = exponent + fmt.bias
-    return (field << fmt.mantissa_bits) + int((x / power(exponent) - 1) * 2**fmt.mantissa_bits)
+    if fmt.subnormals == "flush_before" and magnitude < fmt.smallest_normal:
+        return Gap(Fraction(0), Fraction(0), Fraction(0), True)
+    code, following = fmt.neighbours(magnitude, negative=x < 0)
+    near, far = sign * fmt.magnitude(code), sign * fmt.magnitude(following)
+    if magnitude < abs(near):  # such a format has no zero, and only its smallest value here
+        return Gap(near, near, near, True)
+    return Gap(near, far, (near + far) / 2, code % 2 == 0)
 
 
 # --- every family ---------------------------------------------------------------------------
@@ -216,6 +203,8 @@ def round_exact(
     number = Fraction(x)
     gap = gap_at(fmt, number)
     rounded = gap.far if _leaves_near(number, gap, mode, random) else gap.near
+    if abs(rounded) < fmt.flushed_below:
+        rounded = Fraction(0)
     if not min(fmt.lowest, 0) <= rounded <= fmt.largest:
         return _overflowed(fmt, negative, mode, policy, infinite=False)
     if rounded == 0:

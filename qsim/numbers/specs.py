@@ -2,11 +2,19 @@
 
 The grammar, where ``str(fmt)`` prints what ``parse`` reads:
 
-- ``[u]eXmY[bB][specials]``: a float with X exponent bits, Y mantissa bits and bias B. Without
-  ``specials`` infinities and NaNs are IEEE's; ``fn`` has one NaN at the top and no infinity,
-  ``f`` neither, ``fnuz`` one NaN at minus zero and no infinity, ``nuz`` that NaN and infinities,
-  ``n`` one NaN and an infinity at the top, ``i`` only infinities. ``u`` is unsigned.
-- ``eXm0``: a power-of-two scale (unsigned, no zero, one NaN); ``eXm0f`` has no NaN.
+- ``[u]eXmY[bB][specials]``: a float with X exponent bits, Y mantissa bits and bias B, which may
+  have decimals. Without ``specials`` infinities and NaNs are IEEE's; ``fn`` has one NaN at the top
+  and no infinity, ``f`` neither, ``fnuz`` one NaN at minus zero and no infinity, ``nuz`` that NaN
+  and infinities, ``n`` one NaN and an infinity at the top, ``i`` only infinities. ``u`` is
+  unsigned. ``e0mY`` has no special values unless some are named.
+- ``eXm0``: a power-of-two scale (unsigned, no zero, one NaN); ``eXm0f`` has no NaN. A format of
+  one-bit precision with sign and zero is ``eXm0[specials]_zero``.
+- Options follow a float in this order: ``_zero`` and ``_no_zero`` (also of unsigned formats),
+  ``_one_zero`` (minus zero is unused), ``_inf=7e.fe`` and ``_nan=7f.ff`` (special codes in
+  hexadecimal, in place of ``specials``), ``_emax7`` (the codes of larger exponents are unused),
+  and one of ``_flush_after``, ``_flush_before``, ``_absent``, ``_read_as_zero``, ``_normalised``,
+  what is done with subnormals (``floats.SUBNORMALS``).
+- ``pN``: precision N, with the exponent range of binary32; above 24 bits with that of binary64.
 - ``[u]intN[sym]``, ``[u]fixedN.F[sym]``: N bits in all, F of them after the binary point.
 
 Everything else is a name of the catalogue (``formats/``).
@@ -16,24 +24,23 @@ import re
 
 from qsim.numbers.catalogue import catalogue
 from qsim.numbers.families import FAMILIES, register
+from qsim.numbers.floats import SUBNORMALS
 from qsim.numbers.formats import Float, Format, Integer
 from qsim.numbers.modes import suggest
+from qsim.numbers.special_codes import SUFFIXES
 
 __all__ = ["format_of", "parse"]
 
 NUMBER = r"(\d{1,5})"
-FLOAT = rf"(u?)e{NUMBER}m{NUMBER}(?:b(-?\d{{1,5}}))?(fnuz|nuz|fn|f|n|i)?"
+CODES = r"([0-9a-f]{1,4}(?:\.[0-9a-f]{1,4})*)"
+FLOAT = (
+    rf"(u?)e{NUMBER}m{NUMBER}(?:b(-?\d{{1,5}}(?:\.\d{{1,9}})?))?(fnuz|nuz|fn|f|n|i)?"
+    rf"(_zero|_no_zero)?(_one_zero)?(?:_inf={CODES})?(?:_nan={CODES})?(?:_emax(-?\d{{1,5}}))?"
+    rf"(?:_({'|'.join(SUBNORMALS)}))?"
+)
 INTEGER = rf"(u?)(?:int{NUMBER}|fixed{NUMBER}\.{NUMBER})(sym)?"
 
-SPECIALS = {
-    None: ("ieee", True),
-    "fn": ("top", False),
-    "f": ("none", False),
-    "fnuz": ("negative_zero", False),
-    "nuz": ("negative_zero", True),
-    "n": ("top", True),
-    "i": ("none", True),
-}
+SPECIALS = {suffix: (nans, infinities) for (nans, infinities), suffix in SUFFIXES.items()}
 
 
 def parse(spec: str) -> Format:
@@ -90,22 +97,55 @@ def _integer(found: re.Match) -> Integer:
 
 
 def _float(found: re.Match) -> Float:
-    unsigned, exponent, mantissa, bias, specials = found.groups()
-    nans, infinities = SPECIALS[specials]
-    scale = int(mantissa) == 0
-    if scale and specials not in (None, "f"):
-        raise ValueError(f"e{exponent}m0 is a scale format; it may only be followed by 'f'")
-    if scale:
-        nans, infinities = ("none" if specials else "top"), False
+    unsigned, exponent, mantissa, bias, suffix, zero, one_zero, inf, nan, emax, sub = found.groups()
+    scale = int(mantissa) == 0 and zero != "_zero"
+    if scale and suffix not in (None, "f"):
+        raise ValueError(
+            f"e{exponent}m0 is a scale format; it may only be followed by 'f': for a format with "
+            f"sign and zero write 'e{exponent}m0{suffix}_zero'"
+        )
+    nans, infinities = _specials(suffix, inf, nan, scale=scale, fixed=int(exponent) == 0)
     return Float(
         exponent_bits=int(exponent),
         mantissa_bits=int(mantissa),
-        bias=None if bias is None else int(bias),
+        bias=None if bias is None else float(bias) if "." in bias else int(bias),
         signed=not (unsigned or scale),
+        zero=None if zero is None else zero == "_zero",
+        one_zero=bool(one_zero),
         infinities=infinities,
         nans=nans,
+        emax_limit=None if emax is None else int(emax),
+        subnormals=sub or "gradual",
     )
 
 
+def _specials(suffix: str | None, inf: str | None, nan: str | None, *, scale: bool, fixed: bool):
+    """The fields ``nans`` and ``infinities`` of a float."""
+    if inf or nan:
+        if suffix:
+            raise ValueError(f"{suffix!r} names special codes that are listed too: leave one out")
+        listed = [
+            tuple(int(c, 16) for c in codes.split(".")) if codes else () for codes in (nan, inf)
+        ]
+        return tuple(listed)
+    if scale:
+        return ("none" if suffix else "top"), False
+    return SPECIALS["f" if fixed and suffix is None else suffix or ""]
+
+
+def _whole_range(precision: int) -> Float:
+    """A precision with the exponent range of the carrier that holds it."""
+    if not 1 <= precision <= 53:
+        raise ValueError(f"precision is {precision}, but it must be within 1..53")
+    return Float(exponent_bits=8 if precision <= 24 else 11, mantissa_bits=precision - 1)
+
+
 register("float", Float, pattern=FLOAT, read=_float, example="e4m3")
+register(
+    "precision",
+    _whole_range,
+    pattern=rf"p{NUMBER}",
+    read=lambda found: _whole_range(int(found[1])),
+    example="p8",
+)
 register("integer", Integer, pattern=INTEGER, read=_integer, example="int8")

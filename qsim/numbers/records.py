@@ -1,0 +1,122 @@
+"""What every format says of itself, and the checks of its record."""
+
+from fractions import Fraction
+from functools import cache
+
+__all__ = [
+    "MAX_CODE_BITS",
+    "Format",
+    "exponent_of",
+    "power",
+    "require",
+    "require_booleans",
+    "require_integers",
+]
+
+MAX_CODE_BITS = 64
+
+
+@cache
+def power(exponent: int) -> Fraction:
+    """Two to an integer power, exactly.
+
+    >>> power(-3)
+    Fraction(1, 8)
+    """
+    return Fraction(2) ** exponent
+
+
+def exponent_of(x: Fraction) -> int:
+    """``floor(log2(x))`` of a positive number, exactly.
+
+    >>> exponent_of(Fraction(3, 8))
+    -2
+    """
+    guess = x.numerator.bit_length() - x.denominator.bit_length()
+    return guess if power(guess) <= x else guess - 1
+
+
+class Format:
+    """What every format says of itself, whatever its family.
+
+    A family is a frozen, keyword-only dataclass of Python numbers, strings and tuples, so that
+    equal formats are equal and hashable. For each family are registered: its spec strings
+    (``families.register``), its exact meaning (``exact.value_of``, ``code_of``, ``gap_at``), its
+    lowering to arrays (``grid.lowered``) and its codes (``codes.encoded``, ``codes.decoded``).
+
+    Attributes:
+        bits: bits of a code.
+        largest, lowest: the largest and the lowest finite value.
+        smallest: the smallest positive value.
+        quantum: an exponent such that every finite value is a multiple of ``2**quantum``.
+        precision: bits of the longest significand.
+
+    ``str(fmt)`` is the canonical spec string; ``qsim.parse`` is its inverse.
+    """
+
+    bits: int
+    largest: Fraction
+    lowest: Fraction
+    smallest: Fraction
+    quantum: int
+    precision: int
+
+    @property
+    def signed(self) -> bool:
+        """Whether there are values below zero."""
+        return self.lowest < 0
+
+    @property
+    def has_zero(self) -> bool:
+        """Whether zero is a value."""
+        return True
+
+    @property
+    def has_negative_zero(self) -> bool:
+        """Whether minus zero is a value of its own."""
+        return False
+
+    @property
+    def flushed_below(self) -> Fraction:
+        """Magnitudes below this become zero after they are rounded; 0 for most formats."""
+        return Fraction(0)
+
+    @property
+    def infinities(self) -> bool:
+        """Whether infinity is a value."""
+        return False
+
+    @property
+    def nan_count(self) -> int:
+        """How many codes are NaNs."""
+        return 0
+
+    @property
+    def has_nan(self) -> bool:
+        """Whether some code is a NaN."""
+        return self.nan_count > 0
+
+    @property
+    def nan_code(self) -> int | None:
+        """The canonical NaN; None without NaNs."""
+        return None
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def require_integers(record: object, *names: str) -> None:
+    for name in names:
+        value = getattr(record, name)
+        if type(value) is not int:
+            kind = type(record).__name__
+            raise TypeError(f"{kind} {name} must be a Python int, got {value!r}")
+
+
+def require_booleans(record: object, *names: str) -> None:
+    for name in names:
+        value = getattr(record, name)
+        if type(value) is not bool:
+            raise TypeError(f"{type(record).__name__} {name} must be True or False, got {value!r}")
