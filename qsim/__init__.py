@@ -5,6 +5,7 @@ from qsim.numbers.codes import NoNaNError, decode, encode
 from qsim.numbers.formats import Float, Format, Integer
 from qsim.numbers.grid import Grid, lower, stack
 from qsim.numbers.modes import OVERFLOWS, ROUNDINGS
+from qsim.numbers.p3109 import p3109
 from qsim.numbers.random_bits import counter_key, fold_in
 from qsim.numbers.rounding import quantize
 from qsim.numbers.specs import parse
@@ -32,6 +33,7 @@ __all__ = [
     "encode",
     "fold_in",
     "lower",
+    "p3109",
     "parse",
     "policy",
     "quantize",

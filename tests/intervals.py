@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from qsim.numbers.modes import OVERFLOWS, ROUNDINGS
 from tests.unchecked import unchecked
 
 DETERMINISTIC = tuple(mode for mode in ROUNDINGS if not mode.startswith("stochastic"))
-POLICIES = tuple(OVERFLOWS)
+POLICIES = tuple(policy for policy in OVERFLOWS if policy != "wrap")  # it is for integers only
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ LAYOUTS = {
 def magnitudes(fmt: Format) -> int:
     """How many grid points the larger side of a format has, zero counted; used to number gaps."""
     if isinstance(fmt, Float):
-        return fmt.top_code + 1 + (not fmt.has_zero)
+        return max(fmt.top_code, fmt.bottom_code) + 1 + (not fmt.has_zero)
     return int(max(fmt.largest, -fmt.lowest) / fmt.smallest) + 1
 
 
@@ -116,6 +117,15 @@ def grid_point(fmt: Format, index: int) -> Fraction:
     if isinstance(fmt, Float):
         return Fraction(0) if index == 0 else fmt.magnitude(index - (not fmt.has_zero))
     return index * fmt.smallest
+
+
+def tie_points(fmt: Format, low: Fraction, high: Fraction) -> list[Fraction]:
+    """Where nearest changes within a gap: the middle, but where a neighbour is missing."""
+    middle = (low + high) / 2
+    if not isinstance(fmt, Float) or fmt.is_regular:
+        return [middle]
+    found = {abs(exact.gap_at(fmt, sign * middle).tie) for sign in (1, -1)}
+    return sorted(tie for tie in found if low < tie < high)
 
 
 class Intervals:
@@ -154,9 +164,9 @@ class Intervals:
             low, high = grid_point(self.fmt, gap), grid_point(self.fmt, gap + 1)
             if low > end:
                 yield self.layout.at_least(end), None
-            quarter = (high - low) / 4
-            yield from self._point_and_above(low, low + quarter)
-            yield from self._point_and_above(low + 2 * quarter, low + 3 * quarter)
+            points = [low, *tie_points(self.fmt, low, high), high]
+            for point, following in pairwise(points):
+                yield from self._point_and_above(point, (point + following) / 2)
             end = high
         if len(self.gaps) and self.gaps[-1] == magnitudes(self.fmt) - 1:
             yield from self._point_and_above(end, 2 * end)

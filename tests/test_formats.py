@@ -21,6 +21,7 @@ from qsim import Float, Integer, parse
 from qsim.numbers import catalogue as catalogue_module
 from qsim.numbers import exact, specs
 from qsim.numbers.catalogue import catalogue
+from qsim.numbers.floats import SUBNORMALS
 from tests.intervals import LAYOUTS
 from tests.unchecked import unchecked
 
@@ -31,6 +32,9 @@ SPECS = [
     *("e2m3f", "e3m4nuz", "e4m3n", "e2m2i", "ue3m2", "ue3m1b4n", "ue2m3i", "e1m2", "e1m1f"),
     *("e5m7", "e6m9", "e4m7nuz", "ue5m6fn", "e3m0", "e7m0f", "e7m0b64", "e3m2b128f", "e4m0b-100"),
     *("fixed8.4", "ufixed6.3", "fixed12.5sym", "uint1", "int11", "fixed7.149", "fixed16.3"),
+    *("e0m3", "ue0m5fn", "e3m0_zero", "e4m0nuz_zero", "ue4m0n_zero", "ue2m2_no_zero"),
+    *("e2m2f_one_zero", "e3m2_emax1", "e2m3f_emax1", "e3m2_nan=1f", "e2m2_inf=f.1f_nan=e.10"),
+    *("e3m2_flush_after", "e2m3fn_flush_before", "e3m2nuz_absent", "e2m3f_read_as_zero"),
 ]
 
 
@@ -151,10 +155,16 @@ def assert_codes_are_exact(fmt, codes: np.ndarray, carrier: str = "float32") -> 
         expected = np.array([layout.pattern(value) for value in values], layout.word)
     assert np.asarray(decoded).view(layout.word).tolist() == expected.tolist()
     # a code without a value of its own: NaNs other than the canonical one, unused codes
-    has_own = np.array([fmt.lowest <= v if isinstance(v, Fraction) else True for v in values])
+    first = {}
+    for code, value in sorted(zip(codes.tolist(), values, strict=True), key=lambda pair: pair[0]):
+        first.setdefault(repr(value), code)
+    unique = np.array([first[repr(v)] for v in values], codes.dtype) == codes
+    below = np.array([isinstance(v, Fraction) and v < fmt.lowest for v in values])
     is_nan = np.array([isinstance(v, float) and math.isnan(v) for v in values])
     wanted = np.where(is_nan, codes.dtype.type(fmt.nan_code or 0), codes)
-    encoded = np.asarray(qsim.encode(decoded, fmt, overflow="saturate_propagate"))
+    nan = None if fmt.has_nan else 0
+    encoded = np.asarray(qsim.encode(decoded, fmt, overflow="saturate_propagate", nan=nan))
+    has_own = (unique | is_nan) & ~below
     assert encoded[has_own].tolist() == wanted[has_own].tolist()
 
 
@@ -172,7 +182,10 @@ def test_exact_encode_is_the_inverse_of_exact_decode(name):
         for code in range(0, 2**fmt.bits, 1 if fmt.bits <= 8 else 13):
             value = exact.decode(fmt, code)
             is_nan = isinstance(value, float) and math.isnan(value)
-            assert exact.encode(fmt, value) == (fmt.nan_code if is_nan else code)
+            if is_nan and not fmt.has_nan:
+                continue  # an unused code
+            found = exact.encode(fmt, value)
+            assert found == (fmt.nan_code if is_nan else code) or value == 0
 
 
 @pytest.mark.parametrize("name", ["tf32", "e8m13", "e2m20f", "int24", "fixed24.140", "binary32"])
@@ -276,12 +289,25 @@ def _built(make, **fields):
 
 FLOATS = _built(
     Float,
-    exponent_bits=st.integers(1, 15),
+    exponent_bits=st.integers(0, 15),
     mantissa_bits=st.integers(0, 52),
-    bias=st.none() | st.integers(-(2**15), 2**15),
+    bias=st.none() | st.integers(-(2**15), 2**15) | st.floats(-(2**15), 2**15),
     signed=st.booleans(),
+    zero=st.none() | st.booleans(),
+    one_zero=st.booleans(),
     infinities=st.booleans(),
     nans=st.sampled_from(["ieee", "top", "negative_zero", "none"]),
+    subnormals=st.sampled_from(list(SUBNORMALS)),
+    emax_limit=st.none() | st.integers(-20, 20),
+)
+LISTED = _built(
+    Float,
+    exponent_bits=st.integers(0, 4),
+    mantissa_bits=st.integers(0, 3),
+    signed=st.booleans(),
+    infinities=st.just(False) | st.tuples(st.integers(0, 127), st.integers(0, 127)),
+    nans=st.lists(st.integers(0, 255), max_size=4, unique=True).map(tuple),
+    subnormals=st.sampled_from(list(SUBNORMALS)),
 )
 INTEGERS = _built(
     Integer,
@@ -292,7 +318,7 @@ INTEGERS = _built(
 )
 
 
-@given(FLOATS | INTEGERS)
+@given(FLOATS | LISTED | INTEGERS)
 def test_parse_is_the_inverse_of_str(fmt):
     assert parse(str(fmt)) == fmt
 
@@ -343,8 +369,29 @@ def test_unknown_names_suggest_the_near_ones(name, message):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("e0m3", "exponent_bits is 0, but a float has at least 1.*fixed point.*'fixed8.4'"),
-        ("e16m3", "exponent_bits is 16, but at most 15 are supported"),
+        ("e0m0", "without exponent and mantissa bits has no values but zero"),
+        ("e0m3i_no_zero", "zero=False needs signed=False"),
+        ("ue0m3_no_zero", "zero=False needs an exponent field"),
+        ("e4m3_no_zero", "zero=False needs signed=False"),
+        ("e4m3fn_nan=7f", "'fn' names special codes that are listed too: leave one out"),
+        ("e4m3_nan=7f.7f", "the special code 0x7f is listed twice: list it once"),
+        ("e4m3_inf=7f_nan=7e", "must have one for each sign: a positive and a negative one"),
+        ("e4m3_nan=0", "the code 0 is zero or the smallest value; it cannot be special"),
+        ("e4m3_nan=100", "there is no code 256; codes are 0..255"),
+        ("e8m8_nan=100", "special codes are listed for formats of at most 16 bits, this one has"),
+        ("e1m1_nan=1.2.3", "the special codes leave no value but zero"),
+        ("e2m1_emax9", "emax_limit is 9, but it must be within emin..emax of the codes.*0..1:"),
+        ("ue8m3_no_zero_absent", "subnormals='absent' needs a zero and an exponent field"),
+        ("e4m3b0.5_flush_after", "needs an integer bias and special codes beyond the values"),
+        ("e4m3_nan=7_flush_before", "needs an integer bias and special codes beyond the values"),
+        ("e4m23b0.5", "mantissa_bits is 23, but a format with a real bias has at most 21"),
+        ("p0", "precision is 0, but it must be within 1..53"),
+        ("p54", "precision is 54, but it must be within 1..53"),
+        ("binary2p1se", "a P3109 format here has 3 to 16 bits, got 2"),
+        ("binary17p1se", "3 to 16 bits, got 17"),
+        ("binary8p8se", "a signed P3109 format of 8 bits has a precision of 1 to 7"),
+        ("binary8p9uf", "an unsigned P3109 format of 8 bits has a precision of 1 to 8"),
+        ("e17m3", "exponent_bits is 17, but at most 16 are supported"),
         ("e11m53", "the code would have 65 bits, but at most 64 are supported"),
         ("e4m3b32769", "bias is 32769, but it must be within -32768..32768"),
         ("e4m3b-32769", "bias is -32769, but it must be within"),
@@ -354,7 +401,7 @@ def test_unknown_names_suggest_the_near_ones(name, message):
         ),
         ("ue4m3nuz", "needs a sign bit"),
         ("e8m0fn", "e8m0 is a scale format; it may only be followed by 'f'"),
-        ("e8m0fnuz", "scale format"),
+        ("e8m0fnuz", "scale format.*for a format with sign and zero write 'e8m0fnuz_zero'"),
         ("int1", "bits is 1, but a signed integer has at least 2"),
         ("uint0", "bits is 0, but an unsigned integer has at least 1"),
         ("int65", "bits is 65, but at most 64 are supported"),
@@ -372,13 +419,27 @@ def test_impossible_specs_say_which_rule_they_break(spec, message):
     ("fields", "error", "message"),
     [
         ({"mantissa_bits": -1}, ValueError, "mantissa_bits is -1, but it cannot be negative"),
-        ({"exponent_bits": -2}, ValueError, "exponent_bits is -2, but a float has at least 1"),
+        ({"exponent_bits": -2}, ValueError, "exponent_bits is -2, but it cannot be negative"),
         ({"nans": "quiet"}, ValueError, "nans is 'quiet', but must be 'ieee', 'top'"),
         ({"infinities": False}, ValueError, "nans='ieee' keeps a code for infinity"),
-        ({"mantissa_bits": 0}, ValueError, "power-of-two scale format, which is unsigned"),
+        ({"mantissa_bits": 0, "signed": False}, ValueError, "scale format has no infinities"),
+        ({"exponent_bits": 0}, ValueError, "nans='ieee' needs an exponent field"),
+        ({"subnormals": "flush"}, ValueError, "subnormals is 'flush', but must be one of gradual,"),
+        ({"nans": (0x7F,)}, ValueError, "list the codes of the infinities too, or pass"),
+        ({"nans": ("1/3",), "infinities": False}, ValueError, "1/3 is not a value that some code"),
+        ({"nans": (b"7",), "infinities": False}, TypeError, "a special code is an int, or the"),
+        ({"nans": 0x7F, "infinities": False}, TypeError, "nans must be a name or a tuple of codes"),
+        ({"infinities": None}, TypeError, "infinities must be a name or a tuple"),
+        ({"scale": 0}, ValueError, "scale is 0, but it must be positive"),
+        ({"scale": Fraction(1, 3)}, ValueError, "scale is 1/3, which float32 has not"),
+        ({"bias": 0.5, "scale": 3}, ValueError, "put both into one of the two"),
+        ({"bias": math.inf}, ValueError, "bias is inf, but it must be finite"),
+        ({"bias": 1e9}, ValueError, "bias is 1000000000, but it must be within -32768..32768"),
+        ({"emax_limit": 7.5}, TypeError, "emax_limit must be a Python int, got 7.5"),
+        ({"zero": 1}, TypeError, "Float zero must be True or False, got 1"),
         ({"exponent_bits": 4.0}, TypeError, "Float exponent_bits must be a Python int, got 4.0"),
         ({"mantissa_bits": True}, TypeError, "Float mantissa_bits must be a Python int, got True"),
-        ({"bias": "7"}, TypeError, "Float bias must be a Python int, got '7'"),
+        ({"bias": "7"}, TypeError, "Float bias must be a Python int or float, got '7'"),
         ({"mantissa_bits": np.int32(3)}, TypeError, "mantissa_bits must be a Python int"),
         ({"exponent_bits": None}, TypeError, "exponent_bits must be a Python int, got None"),
     ],

@@ -1,3 +1,4 @@
 """What a number is: formats, exact values, grids, rounding, codes."""
 
 from qsim.numbers import binades as binades  # each family's module registers it
+from qsim.numbers import p3109 as p3109

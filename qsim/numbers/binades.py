@@ -14,7 +14,7 @@ Sources: the definitions in ``qsim.numbers.exact``, which this equals.
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from qsim.numbers.formats import Float, Format, Integer, power
 from qsim.numbers.grid import Carrier, Grid, carrier_of, lowered, pattern, require_carried
 from qsim.numbers.modes import Rounding
 from qsim.numbers.records import exponent_of
+from qsim.numbers.significands import wrapped
 from qsim.numbers.stochastic import moves_up
 
 __all__ = ["BinadeGrid", "FirstGap"]
@@ -74,6 +75,8 @@ class BinadeGrid(Grid):
       for unsigned formats;
     - ``overflow`` and ``underflow`` are what lies above ``largest`` and below ``-lowest``:
       the carrier's infinity or NaN, or the finite edge itself where the format has neither;
+    - ``modulus`` is how many codes there are, for the policy "wrap"; 0 in formats that do not wrap,
+      where it gives NaN;
     - ``sign`` is the carrier's sign bit, 0 for unsigned formats, and ``negative_zero`` is the
       carrier's sign bit where minus zero is a value, else 0;
     - ``absolute`` is all bits but the carrier's sign bit. It is the same in every grid, and is kept
@@ -93,10 +96,12 @@ class BinadeGrid(Grid):
     lowest: Any
     overflow: Any
     underflow: Any
+    modulus: Any
     sign: Any
     absolute: Any
     negative_zero: Any
     parity: Any
+    wraps: ClassVar[bool] = True
 
     def round(
         self,
@@ -121,6 +126,10 @@ class BinadeGrid(Grid):
         signed = rounded | (bits & grid.sign)
         result = jnp.where(leaves_zero, signed, bits & grid.negative_zero)
         is_nan = magnitude > carrier.infinity
+        if policy == "wrap":
+            beyond = leaves_zero & (rounded > jnp.where(negative, grid.lowest, grid.largest))
+            result = jnp.where(beyond, wrapped(rounded, negative, grid, carrier), result)
+            is_nan = (magnitude >= carrier.infinity) | (beyond & (grid.modulus == 0))
         if policy in ("ieee", "p3109"):
             is_nan = is_nan | ((rounded > carrier.infinity) & leaves_zero)
         result = jnp.where(is_nan, _word(carrier.nan, carrier), result)
@@ -159,6 +168,7 @@ def _binade_grid(fmt: Float | Integer, mantissa_bits: int, carrier: Carrier) -> 
     words = {
         "first": pattern(first, carrier),
         **_edges(fmt, carrier),
+        "modulus": 2**fmt.bits if isinstance(fmt, Integer) and fmt.wraps else 0,
         "sign": carrier.sign if fmt.signed else 0,
         "absolute": carrier.sign - 1,
         "negative_zero": carrier.sign if fmt.has_negative_zero else 0,
@@ -351,6 +361,8 @@ def _overflowed(
     edge = jnp.where(negative, jnp.maximum(grid.lowest, grid.smallest), grid.largest)
     if policy == "saturate":
         return jnp.minimum(rounded, edge)
+    if policy == "wrap":
+        return rounded
     infinity = _word(carrier.infinity, carrier)
     beyond = jnp.where(negative, grid.underflow, grid.overflow)
     if policy == "saturate_propagate":

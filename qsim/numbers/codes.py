@@ -21,6 +21,7 @@ from qsim.numbers import exact, formats
 from qsim.numbers.formats import Format, Integer
 from qsim.numbers.grid import CARRIERS, Carrier, lower, pattern
 from qsim.numbers.rounding import quantize, require_float
+from qsim.numbers.significands import assembled, normalised
 from qsim.numbers.specs import format_of
 
 __all__ = ["NoNaNError", "decode", "encode"]
@@ -243,29 +244,13 @@ def _float_code(exponent, spacing, significand, fmt: formats.Float, carrier: Car
     return code if fmt.has_zero else code - carrier.word.type(1 << fmt.mantissa_bits)
 
 
-def normalised(magnitude: Array, carrier: Carrier) -> tuple[Array, Array]:
-    """Exponent and significand of a magnitude, the significand's highest bit being set.
-
-    The magnitude is ``significand * 2**(exponent - carrier.mantissa_bits)``. Zero has the
-    significand 0 and an exponent below that of every other number.
-    """
-    stored, word = carrier.mantissa_bits, carrier.word.type
-    field = (magnitude >> stored).astype(jnp.int32)
-    fraction = magnitude & word((1 << stored) - 1)
-    zeros = lax.clz(fraction).astype(jnp.int32) - (carrier.bits - 1 - stored)
-    up = jnp.where(field == 0, zeros, 0)
-    exponent = jnp.maximum(field, 1) - up - carrier.bias
-    implicit = jnp.where(field > 0, word(1 << stored), word(0))
-    return exponent, (fraction | implicit) << up.astype(carrier.word)
-
-
 @decoded.register
 def _(fmt: Integer, codes: Array, carrier: Carrier) -> Array:
     word = carrier.word.type
     negative = (codes >> (fmt.bits - 1) == 1) & fmt.signed
     count = jnp.where(negative, word(2 ** (fmt.bits - 1)) * 2 - codes, codes)
     count = count & word(2**carrier.bits - 1)
-    return _assembled(count, jnp.int32(fmt.quantum), negative, carrier)
+    return assembled(count, jnp.int32(fmt.quantum), negative, carrier)
 
 
 @decoded.register
@@ -284,7 +269,7 @@ def _(fmt: formats.Float, codes: Array, carrier: Carrier) -> Array:
     lowest = 1 if fmt.has_zero else 0
     spacing = jnp.maximum(field, lowest) - fmt.bias - stored
     keeps_sign = negative if fmt.has_negative_zero else negative & (significand != 0)
-    values = _assembled(significand, spacing, keeps_sign, carrier)
+    values = assembled(significand, spacing, keeps_sign, carrier)
     special = magnitude > word(fmt.top_code)
     if fmt.nans == "negative_zero":
         special = special | (negative & (magnitude == 0))
@@ -293,17 +278,3 @@ def _(fmt: formats.Float, codes: Array, carrier: Carrier) -> Array:
         infinite = magnitude == word(fmt.infinity_code(negative=False))
     infinity = jnp.where(negative, word(carrier.sign | carrier.infinity), word(carrier.infinity))
     return jnp.where(special, jnp.where(infinite, infinity, word(carrier.nan)), values)
-
-
-def _assembled(significand: Array, spacing: Array, negative: Array, carrier: Carrier) -> Array:
-    """The bit pattern of ``±significand * 2**spacing``, which the carrier holds exactly."""
-    stored, word = carrier.mantissa_bits, carrier.word.type
-    length = carrier.bits - lax.clz(significand).astype(jnp.int32)
-    exponent = spacing + length - 1
-    # the pattern's unit in the last place, which stops falling in the carrier's subnormals
-    unit = jnp.maximum(exponent, 1 - carrier.bias) - stored
-    down = jnp.maximum(unit - spacing, 0).astype(carrier.word)
-    aligned = significand << jnp.maximum(spacing - unit, 0).astype(carrier.word) >> down
-    field = jnp.maximum(exponent + carrier.bias - 1, 0).astype(carrier.word) << stored
-    magnitude = jnp.where(significand == 0, word(0), aligned + field)
-    return jnp.where(negative, magnitude | word(carrier.sign), magnitude)

@@ -13,6 +13,7 @@ from functools import singledispatch
 from typing import NamedTuple
 
 from qsim.numbers.formats import Float, Format, Integer, power
+from qsim.numbers.integers import check_wrap
 from qsim.numbers.modes import Rounding, check_overflow
 
 __all__ = [
@@ -195,6 +196,7 @@ def round_exact(
     """
     mode, policy = Rounding.parse(rounding), check_overflow(overflow)
     _require_drawn(random, mode)
+    check_wrap(fmt, policy)
     if isinstance(x, float) and math.isnan(x):
         return NAN
     negative = math.copysign(1.0, x) < 0 if isinstance(x, float) else x < 0
@@ -206,6 +208,8 @@ def round_exact(
     if abs(rounded) < fmt.flushed_below:
         rounded = Fraction(0)
     if not min(fmt.lowest, 0) <= rounded <= fmt.largest:
+        if policy == "wrap":
+            return value_of(fmt, int(rounded / power(fmt.quantum)) % 2**fmt.bits)
         return _overflowed(fmt, negative, mode, policy, infinite=False)
     if rounded == 0:
         return MINUS_ZERO if negative and fmt.has_negative_zero else Fraction(0)
@@ -302,6 +306,8 @@ def _overflowed(fmt: Format, negative: bool, mode: Rounding, policy: str, infini
     infinity = -INF if negative else INF
     below_unsigned = negative and not fmt.signed
     match policy:
+        case "wrap":
+            return NAN  # infinity has no remainder
         case "saturate":
             return edge
         case "saturate_propagate":

@@ -47,7 +47,7 @@ class Float(Format):
     """A binary floating-point format.
 
     Attributes:
-        exponent_bits: width of the exponent field, 0 to 15. Without one the values are
+        exponent_bits: width of the exponent field, 0 to 16. Without one the values are
             ``±T * 2**(1 - bias - mantissa_bits)``, fixed point with sign and magnitude.
         mantissa_bits: width of the fraction field. An unsigned format with 0 of them is by default
             a power-of-two *scale* (OCP E8M0), without zero.
@@ -75,7 +75,7 @@ class Float(Format):
 
     Raises:
         TypeError: for a field of another type.
-        ValueError: for a combination that names no set of values, more than 15 exponent bits, a
+        ValueError: for a combination that names no set of values, more than 16 exponent bits, a
             code of more than 64 bits or a bias beyond 2**15; the message says which rule.
 
     Equal formats have equal records: special codes that have a name are kept by their name.
@@ -120,7 +120,7 @@ class Float(Format):
         require(e >= 0, f"exponent_bits is {e}, but it cannot be negative")
         require(m >= 0, f"mantissa_bits is {m}, but it cannot be negative")
         require(e + m > 0, "a float without exponent and mantissa bits has no values but zero")
-        require(e <= 15, f"exponent_bits is {e}, but at most 15 are supported (binary128 has 15)")
+        require(e <= 16, f"exponent_bits is {e}, but at most 16 are supported (binary128 has 15)")
         require(
             self.bits <= MAX_CODE_BITS,
             f"the code would have {self.bits} bits, but at most {MAX_CODE_BITS} are supported",

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import singledispatch
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +85,7 @@ class Grid(ABC):
 
     largest: Any
     quantum: Any
+    wraps: ClassVar[bool] = False  # whether the kind knows the overflow policy "wrap"
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from qsim.numbers.records import (
     require_integers,
 )
 
-__all__ = ["Integer"]
+__all__ = ["Integer", "check_wrap"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,3 +94,21 @@ class Integer(Format):
         if self.fraction_bits:
             return f"{sign}fixed{self.bits}.{self.fraction_bits}{end}"
         return f"{sign}int{self.bits}{end}"
+
+    @property
+    def wraps(self) -> bool:
+        """Whether two's complement arithmetic wraps to values of the format."""
+        return not self.symmetric
+
+
+def check_wrap(fmt: Format, overflow: str) -> None:
+    """Checks that a format has what the overflow policy ``"wrap"`` needs.
+
+    Raises:
+        ValueError: for a format that does not wrap.
+    """
+    require(
+        overflow != "wrap" or (isinstance(fmt, Integer) and fmt.wraps),
+        f"overflow='wrap' is for integers and fixed point that use all their codes, and {fmt} is "
+        "not one: choose another policy, such as 'saturate'",
+    )

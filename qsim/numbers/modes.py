@@ -43,6 +43,8 @@ OVERFLOWS = {
     "a directed mode that points inward gives the largest value",
     "p3109": "as ieee, but the largest value in a format without infinities, and NaN for what "
     "lies below zero in an unsigned format that has a NaN",
+    "wrap": "the bits beyond the width are dropped, as two's complement does; for integers and "
+    "fixed point that use all their codes; NaN for infinite input",
 }
 
 MAX_RANDOM_BITS = 32

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import CARRIERS, Grid, carrier_of, lower
+from qsim.numbers.integers import check_wrap
 from qsim.numbers.modes import Rounding, check_overflow
 from qsim.numbers.random_bits import Key, random_words
 from qsim.numbers.specs import format_of, parse
@@ -79,6 +80,7 @@ def quantize(
 
 def _quantize_to_format(x, fmt: Format, mode: Rounding, policy: str, key, gradient: str):
     """A single format: narrow floats are carried in float32, where they are exact."""
+    check_wrap(fmt, policy)
     dtype = np.dtype(x.dtype)
     if dtype.name in CARRIERS:
         grid, wide = lower(fmt, dtype.name), x
@@ -162,6 +164,11 @@ def _compiled(mode: Rounding, policy: str, gradient: str, x, grid: Grid, random)
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _straight_through(mode: Rounding, policy: str, gradient: str, x, grid: Grid, random):
+    if policy == "wrap" and not grid.wraps:
+        raise ValueError(
+            "overflow='wrap' is for integers and fixed point, and this is a "
+            f"{type(grid).__name__}: choose another policy, such as 'saturate'"
+        )
     return grid.round(x, mode=mode, policy=policy, random=random)
 
 

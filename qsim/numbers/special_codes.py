@@ -164,8 +164,8 @@ def canonical(
     )
     at = {"mantissa_bits": mantissa_bits, "bias": bias, "width": width, "signed": signed}
     nans = tuple(sorted(_code(special, **at) for special in _listed("nans", nans)))
-    infinities = tuple(_code(special, **at) for special in _listed("infinities", infinities or ()))
-    infinities = tuple(sorted(infinities))
+    infinities = () if infinities is False else _listed("infinities", infinities)
+    infinities = tuple(sorted(_code(special, **at) for special in infinities))
     _check_listed(nans, infinities, width, signed)
     for name, has_infinities in SUFFIXES:
         if name == "ieee" and not 0 < mantissa_bits < width:

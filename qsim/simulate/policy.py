@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid, carrier_of, lower
+from qsim.numbers.integers import check_wrap
 from qsim.numbers.modes import Rounding, check_overflow
 from qsim.numbers.random_bits import Key, fold_in, random_words
 from qsim.numbers.rounding import check_gradient, widen
@@ -130,16 +131,18 @@ def policy(
     formats = {"weights": weights, "activations": activations, "outputs": outputs}
     return Policy(
         **{
-            role: None if fmt is None else Quantizer(grid=_grid(fmt, carrier), **modes)
+            role: None if fmt is None else Quantizer(grid=_grid(fmt, carrier, overflow), **modes)
             for role, fmt in formats.items()
         }
     )
 
 
-def _grid(fmt: str | Format | Grid, carrier: str) -> Grid:
+def _grid(fmt: str | Format | Grid, carrier: str, overflow: str) -> Grid:
     if isinstance(fmt, Grid):
         return fmt
-    return lower(format_of(fmt), carrier)
+    fmt = format_of(fmt)
+    check_wrap(fmt, overflow)
+    return lower(fmt, carrier)
 
 
 def as_policy(what: "Policy | str | Format | Grid | None") -> Policy:
