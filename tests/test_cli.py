@@ -37,7 +37,7 @@ def qsim(monkeypatch, capsys):
 
 MISTAKES = [
     (["show", "e4m33x"], "no format 'e4m33x'; did you mean"),
-    (["show", "e0m3"], "exponent_bits is 0"),
+    (["show", "e17m3"], "exponent_bits is 17"),
     (["round", "e4m3", "abc"], "'abc' is no number; write 0.1"),
     (["round", "e4m3", "1e99999"], "is no number"),
     (["sweep", SUBJECT, "--out", __file__], "cannot write to"),

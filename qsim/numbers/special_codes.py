@@ -51,8 +51,8 @@ class Specials:
     width: int
     mantissa_bits: int
     signed: bool
-    nans: str | tuple
-    infinities: bool | tuple
+    nans: Any  # a str or a tuple
+    infinities: Any  # a bool or a tuple
 
     @property
     def sign(self) -> int:
