@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from qsim.numbers.codes import normalised
 from qsim.numbers.grid import CARRIERS, Carrier
+from qsim.numbers.significands import normalised
 
 __all__ = ["Operand", "difference", "fused", "operand", "product", "quotient", "root", "total"]
 
