@@ -6,6 +6,7 @@ from qsim.numbers.formats import Float, Format, Integer
 from qsim.numbers.grid import Grid, lower, stack
 from qsim.numbers.modes import OVERFLOWS, ROUNDINGS
 from qsim.numbers.p3109 import p3109
+from qsim.numbers.packing import pack, unpack
 from qsim.numbers.random_bits import counter_key, fold_in
 from qsim.numbers.rounding import quantize
 from qsim.numbers.specs import parse
@@ -34,6 +35,7 @@ __all__ = [
     "fold_in",
     "lower",
     "p3109",
+    "pack",
     "parse",
     "policy",
     "quantize",
@@ -42,4 +44,5 @@ __all__ = [
     "stack",
     "stream",
     "sweep",
+    "unpack",
 ]

@@ -72,7 +72,7 @@ def encode(
     values = quantize(wide, _stored(fmt), rounding=rounding, overflow=overflow, key=key)
     carrier = CARRIERS[wide.dtype.name]
     codes = _encode(lax.bitcast_convert_type(values, carrier.word), fmt, nan, carrier)
-    return codes.astype(_available(fmt))
+    return codes.astype(available_dtype(fmt))
 
 
 def decode(
@@ -119,7 +119,12 @@ def _carrier(dtype) -> Carrier:
     return CARRIERS[name]
 
 
-def _available(fmt: Format) -> np.dtype:
+def available_dtype(fmt: Format) -> np.dtype:
+    """``code_dtype``, which JAX must have.
+
+    Raises:
+        ValueError: for more than 32 bits without x64.
+    """
     dtype = code_dtype(fmt)
     if dtype.itemsize == 8 and not jax.config.jax_enable_x64:
         raise ValueError(f"codes of {fmt} have {fmt.bits} bits: enable jax_enable_x64")
