@@ -94,19 +94,71 @@ def list_formats() -> None:
 
 
 @app.command("show")
-def show_format(fmt: FormatArgument) -> None:
-    """Show the landmarks of a format and, up to 8 bits, every value.
+def show_format(
+    fmt: FormatArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="The picture, .png or .svg; else out/show/FORMAT.png.")
+    ] = None,
+) -> None:
+    """Show a format: its landmarks, up to 8 bits every value, and a picture.
 
-    Example: qsim show e4m3
+    The picture has the number line, linear and logarithmic, the precision at every magnitude and,
+    up to 16 bits, what each code is.
+
+    Examples:
+
+      qsim show e4m3
+
+      qsim show ocp_e2m1 --out e2m1.svg
     """
     from qsim.numbers.specs import parse
-    from qsim.report.console import show
-    from qsim.report.terminal import landmarks, values
+    from qsim.report import console
 
-    found = parse(fmt)
-    show(landmarks(found))
-    if found.bits <= 8:
-        show(values(found))
+    console.show_format(fmt, parse(fmt), _picture(out, "show", fmt))
+
+
+@app.command("compare")
+def compare_formats(
+    formats: Annotated[list[str], typer.Argument(help="Specs or catalogue names.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The picture, .png or .svg; else out/compare/FORMATS.png.")
+    ] = None,
+) -> None:
+    """Compare formats side by side: range, precision, specials and quantization noise.
+
+    The noise is the signal-to-noise ratio in dB of rounding numbers of a known distribution, at
+    the scale that makes it best; it is integrated, not sampled.
+
+    Example: qsim compare e4m3 e5m2 int8
+    """
+    from qsim.numbers.specs import parse
+    from qsim.report import console
+
+    chosen = {name: parse(name) for name in formats}
+    console.compare(chosen, _picture(out, "compare", "-".join(chosen)))
+
+
+@app.command("check")
+def check_formats(
+    file: Annotated[Path, typer.Argument(help="A TOML file, as those of the catalogue.")],
+    name: Annotated[str | None, typer.Argument(help="The format in it; all by default.")] = None,
+) -> None:
+    """Check the laws of number formats on formats of your own.
+
+    Every code is decoded and encoded, every value and tie is rounded in every mode, and compared
+    with the exact definition. The schema of the file is that of formats/README.md. The exit code
+    is 0 if all laws hold, 1 if one is broken, 2 for a file that cannot be read.
+
+    Examples:
+
+      qsim check my_format.toml
+
+      qsim check formats/ocp.toml ocp_e2m1
+    """
+    from qsim.report import console
+
+    if not console.check(file, _entries(file, name)):
+        raise typer.Exit(1)
 
 
 @app.command("round", context_settings={"ignore_unknown_options": True})
@@ -164,6 +216,35 @@ def _formats(exponents: str, mantissas: str, integers: str, more: str) -> list:
     if not chosen:
         raise ValueError("no formats are left; give --exponents and --mantissas, or --integers")
     return chosen
+
+
+def _entries(file: Path, name: str | None) -> list:
+    """The entries of a catalogue file, or the one of a name."""
+    from qsim.numbers import catalogue
+    from qsim.numbers.modes import suggest
+
+    try:
+        entries = catalogue.read(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    if not entries:
+        raise ValueError(f"{file} holds no format; formats/README.md says what one looks like")
+    chosen = [entry for entry in entries if name in (None, entry.name)]
+    if not chosen:
+        hint = suggest(name or "", [entry.name for entry in entries])
+        raise ValueError(f"{file} has no format {name!r}; {hint}")
+    return chosen
+
+
+def _picture(out: Path | None, folder: str, name: str) -> Path:
+    """The file to draw to: as asked for, or ``out/FOLDER/NAME.png``."""
+    if out is None:
+        return Path("out") / folder / (re.sub(r"[^\w.+-]+", "_", name)[:80] + ".png")
+    if out.suffix.lower() not in (".png", ".svg"):
+        raise ValueError(f"--out {str(out)!r} is no picture; give a name that ends in .png or .svg")
+    return out
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -1,7 +1,9 @@
 """The command as people type it: what it prints, and one clear line for every mistake."""
 
 import io
+import math
 import os
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -14,6 +16,7 @@ from qsim.sweeps.study import Row
 from tests.unchecked import unchecked
 
 SUBJECT = "tests.own_subject:subject"
+FORMATS = Path(__file__).parents[1] / "formats"
 SMALL = ["--exponents", "3-4", "--mantissas", "1,3", "--integers", "4"]
 
 
@@ -57,6 +60,14 @@ MISTAKES = [
     (["sweep", "nothing:at_all"], "cannot import nothing"),
     (["sites", "tests.own_subject:nothing"], "has no 'nothing'"),
     (["sweep", SUBJECT, "--out", "/proc/qsim"], "cannot write to /proc/qsim"),
+    (["show", "e4m3", "--out", "e4m3.jpeg"], "is no picture; give a name that ends in .png or"),
+    (["show", "e2m1", "--out", "/proc/qsim/e2m1.png"], "cannot write to /proc/qsim"),
+    (["compare", "e4m3", "posit"], "no format 'posit'"),
+    (["compare", "e2m1", "--out", "/proc/qsim/a.png"], "cannot write to /proc/qsim"),
+    (["check", "no_such_file.toml"], "cannot read no_such_file.toml: No such file or directory"),
+    (["check", str(FORMATS)], "cannot read"),
+    (["check", str(FORMATS / "README.md")], "README.md: "),
+    (["check", str(FORMATS / "ocp.toml"), "ocp_e4m4"], "no format 'ocp_e4m4'; did you mean 'ocp_e"),
 ]
 
 
@@ -82,11 +93,101 @@ def test_round_is_exact(qsim):
     assert "0.09375" in qsim("round", "e4m3", "0.1", "--rounding", "toward_zero")
 
 
-def test_show_lists_every_value_of_a_small_format(qsim):
+def test_show_lists_every_value_of_a_small_format(qsim, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     out = qsim("show", "ocp_e2m1")
     for value in ("0.5", "1.5", "3", "4", "6", "-6", "-0"):
         assert f" {value} " in out
-    assert "values by code" not in qsim("show", "bfloat16")
+    assert "values by code" not in qsim("show", "e5m6")
+
+
+@pytest.mark.parametrize("spec", ["e2m1f", "e8m0", "int8sym", "e11m1", "binary64", "uint1"])
+def test_show_draws_every_format(qsim, monkeypatch, tmp_path, spec):
+    monkeypatch.chdir(tmp_path)
+    assert f"out/show/{spec}.png" in qsim("show", spec)
+    assert (tmp_path / "out" / "show" / f"{spec}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_pictures_are_png_or_svg(qsim, tmp_path):
+    qsim("show", "e2m1", "--out", str(tmp_path / "new" / "e2m1.svg"))
+    assert "<svg" in (tmp_path / "new" / "e2m1.svg").read_text()
+    qsim("compare", "e2m1", "--out", str(tmp_path / "a.SVG"))
+    assert "<svg" in (tmp_path / "a.SVG").read_text()
+
+
+def test_show_and_compare_do_without_matplotlib(qsim, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(picture, "available", lambda: False)
+    assert "pip install 'jax-qsim[plots]'" in qsim("show", "e2m1")
+    assert "pip install 'jax-qsim[plots]'" in qsim("compare", "e2m1")
+    assert not list(tmp_path.iterdir())
+
+
+def test_compare_puts_formats_side_by_side(qsim, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    out = qsim("compare", "ocp_e2m1", "int4", "e8m0", "binary32")
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines()]
+    assert ["int4", "4", "-8", "7", "1", "2.8", "1", "yes", "no", "0"] in lines
+    assert ["ocp_e2m1", "4", "-6", "6", "0.5", "3.6", "2", "+0, -0", "no", "0"] in lines
+    assert ["2^0 .. 2^2", "2", "1 .. 4", "1", "8388608"] in lines
+    assert ["2^-149 .. 2^-128", "-", "-", "-", "1 .. 2097152"] in lines
+    (uniform,) = (line for line in lines if line and line[0] == "uniform on -1..1")
+    assert float(uniform[2]) == pytest.approx(10 * math.log10(15.5**2), abs=0.3)
+    assert uniform[-1] == "-"  # too many values to list
+    assert (tmp_path / "out/compare/ocp_e2m1-int4-e8m0-binary32.png").stat().st_size > 1000
+
+
+MINE = """
+[mine]
+family = "float"
+exponent_bits = 2
+mantissa_bits = 1
+infinities = false
+nans = "none"
+title = "My own"
+source = "this test"
+[mine.landmarks]
+max = "6"
+[other]
+family = "integer"
+bits = 3
+title = "Another"
+source = "this test"
+"""
+
+
+def test_check_reports_every_law(qsim, monkeypatch, capsys, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(MINE)
+    out = qsim("check", str(file))
+    assert "mine: e2m1f" in out and "other: int3" in out and "broken" not in out
+    assert out.count("every law holds") == 2 and "does not apply" in out
+    file.write_text(MINE.replace('"6"', '"7"'))
+    assert typed("check", str(file), "mine", monkeypatch=monkeypatch) == 1
+    out = capsys.readouterr().out
+    assert "max is said to be 7, and the definition gives 6" in out
+    assert "1 of 22 laws broken" in out and "other" not in out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[mine", "mine.toml: "),
+        ("", "holds no format"),
+        ("a = 3", "'a' is no table"),
+        ("[a]\nfamily = 'float'", "'title' is missing"),
+        ("[a]\nfamily = ['float']\n", "'a'"),
+        (MINE.replace("bits = 3", "bits = 0"), "'other': bits is 0, but a signed integer has"),
+        (MINE.replace("bits = 3", "bytes = 3"), "'bytes'"),
+        (MINE.replace("max =", "maximum ="), "no landmark 'maximum'; did you mean 'max'"),
+        (MINE.replace('"6"', '"six"'), "landmark 'six' is no number"),
+    ],
+)
+def test_mistakes_in_a_file_are_one_line(text, message, monkeypatch, capsys, tmp_path):
+    (tmp_path / "mine.toml").write_text(text)
+    assert typed("check", str(tmp_path / "mine.toml"), monkeypatch=monkeypatch) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and errors.strip().count("\n") == 0 and "qsim: " in errors
 
 
 def test_formats_lists_the_catalogue(qsim):
@@ -100,7 +201,10 @@ def test_sites_lists_contractions(qsim):
     assert "Spiral/hidden" in out and "activation · weight" in out
 
 
-@pytest.mark.parametrize("command", [[], ["sweep"], ["formats"], ["show"], ["round"], ["sites"]])
+COMMANDS = ("sweep", "formats", "show", "compare", "check", "round", "sites")
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_has_examples(qsim, command):
     out = qsim(*command, "--help")
     assert "Usage" in out

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LAYERS = ("numbers", "scales", "arithmetic", "simulate", "sweeps", "report", "cli")
+LAYERS = (
+    "numbers", "scales", "arithmetic", "simulate", "sweeps", "analysis", "report", "cli",
+)  # fmt: skip
 MODULES = sorted((ROOT / "qsim").rglob("*.py"))
 JAXPRS = ROOT / "qsim" / "simulate" / "jaxprs.py"
 

@@ -34,6 +34,7 @@ def test_the_example_prints_what_the_readme_says(monkeypatch):
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if "sweep" not in line])
 def test_commands_work(line, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", shlex.split(line))
     with unchecked(), pytest.raises(SystemExit) as stop:
         cli.main()

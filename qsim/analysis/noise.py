@@ -151,9 +151,9 @@ def _best_scale(fmt: Format, error: Callable[[float], float], variance: float) -
     sigma = 0.5 * math.log2(variance)
     low = sigma - 2 - math.log2(fmt.largest)
     width = dynamic_range(fmt) + 4
-    step = max(1 / 32, width * len(finite_values(fmt)) / 1e6)  # about a second's work
+    step = max(1 / 32, width * len(finite_values(fmt)) / 3e5)  # about a second's work
     best = min(np.arange(low, low + width + step, step), key=error)
-    while step > 1e-4:
+    while step > 1e-3:
         best = min(best + step / 4 * np.arange(-5, 6), key=error)
         step /= 4
     return float(best)

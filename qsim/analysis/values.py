@@ -1,15 +1,13 @@
 """How the values of a format lie: what each code is, how many there are, how precise they are.
 
 A *binade* is the interval ``[2**e, 2**(e+1))``. The precision at a magnitude x is what x would
-have in a float with the same gap: ``floor(log2(x)) - log2(gap) + 1`` bits, the implicit bit counted.
+have in a float with the same gap: ``floor(log2(x)) - log2(gap) + 1`` bits, with the implicit one.
 
 Everything is read off the exact definitions, so that it holds for every family of formats.
 """
 
 import math
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
 from itertools import pairwise
@@ -26,6 +24,7 @@ __all__ = [
     "dynamic_range",
     "exponent",
     "finite_values",
+    "is_finite",
     "kind",
     "listed_values",
     "precision_at",
@@ -69,7 +68,7 @@ def finite_values(fmt: Format) -> tuple[Fraction, ...]:
     >>> [float(value) for value in finite_values(parse("e2m1f"))[7:]]
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
     """
-    used = {Fraction(value) for value in listed_values(fmt) if math.isfinite(value)}
+    used = {Fraction(value) for value in listed_values(fmt) if is_finite(value)}
     return tuple(sorted(value for value in used if fmt.lowest <= value <= fmt.largest))
 
 
@@ -82,6 +81,11 @@ def ties(fmt: Format) -> tuple[Fraction, ...]:
     return tuple(exact.gap_at(fmt, (a + b) / 2).tie for a, b in pairwise(finite_values(fmt)))
 
 
+def is_finite(value: Value) -> bool:
+    """Whether a value is neither infinite nor NaN, however large it is."""
+    return isinstance(value, Fraction) or math.isfinite(value)
+
+
 def kind(fmt: Format, value: Value) -> str:
     """What a value is, one of ``KINDS``; unused is a code outside the format's range.
 
@@ -89,10 +93,8 @@ def kind(fmt: Format, value: Value) -> str:
     >>> kind(parse("e4m3"), Fraction(1, 512)), kind(parse("int8sym"), Fraction(-128))
     ('subnormal', 'unused')
     """
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "infinity"
+    if not is_finite(value):
+        return "NaN" if math.isnan(value) else "infinity"
     if value == 0:
         return "zero"
     if not fmt.lowest <= value <= fmt.largest:
@@ -161,8 +163,3 @@ def count_per_binade(fmt: Format) -> dict[int, int]:
 def _rank(fmt: Format, x: Fraction) -> int:
     """The code of the first value that is not below ``x``."""
     return exact.encode(fmt, exact.round_exact(max(x, fmt.smallest), fmt, rounding="up"))
-
-
-def nearest_index(ordered: Sequence[Fraction], x: Fraction) -> int:
-    """The index of the first of ascending numbers that is not below ``x``."""
-    return bisect_left(ordered, x)

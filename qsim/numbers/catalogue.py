@@ -54,17 +54,21 @@ def read(text: str) -> list[Entry]:
     Raises:
         ValueError: for a key or a family that the schema does not have.
     """
-    return [_entry(name, dict(table)) for name, table in tomllib.loads(text).items()]
+    return [_entry(name, table) for name, table in tomllib.loads(text).items()]
 
 
 def _entry(name: str, table: dict) -> Entry:
+    if not isinstance(table, dict):
+        raise ValueError(f"catalogue entry {name!r} is no table: begin it with [{name}]")
+    table = dict(table)
     try:
         family = table.pop("family")
         if family not in FAMILIES:
             raise TypeError(f"no family {family!r}; known are {', '.join(FAMILIES)}")
-        described = {key: table.pop(key) for key in ("title", "source", "landmarks")}
+        described = {key: table.pop(key) for key in ("title", "source")}
+        described["landmarks"] = table.pop("landmarks", {})
         return Entry(name=name, format=FAMILIES[family].record(**table), **described)
     except KeyError as missing:
         raise ValueError(f"catalogue entry {name!r}: {missing} is missing") from None
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"catalogue entry {name!r}: {error}") from None

@@ -1,7 +1,7 @@
 """The sweep as a person sees it: progress while it runs, then tables, a heat map and files."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -9,15 +9,26 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from qsim.analysis import laws
+from qsim.numbers.catalogue import Entry
 from qsim.numbers.formats import Format
 from qsim.numbers.modes import Rounding
-from qsim.report import picture
-from qsim.report.terminal import heat_map, result_table, summary
+from qsim.report import comparison, picture, portrait
+from qsim.report.terminal import (
+    heat_map,
+    landmarks,
+    result_table,
+    summary,
+    values,
+    verdict_table,
+)
 from qsim.sweeps import store
 from qsim.sweeps.study import Row, judge, policies_for, run, versions
 from qsim.sweeps.subject import load
 
-__all__ = ["show", "sweep"]
+__all__ = ["check", "compare", "show", "show_format", "sweep"]
+
+NO_PICTURE = "no picture without matplotlib: pip install 'jax-qsim[plots]'"
 
 
 def show(*things) -> None:
@@ -26,6 +37,74 @@ def show(*things) -> None:
     console = Console(width=width)
     for thing in things:
         console.print(thing)
+
+
+def show_format(name: str, fmt: Format, out: Path) -> None:
+    """Show the landmarks of a format, up to 8 bits its values, and draw it.
+
+    Args:
+        name: what the user calls it.
+        fmt: the format.
+        out: the picture, whose folder is made if need be.
+
+    Raises:
+        ValueError: if the picture cannot be written.
+    """
+    show(landmarks(fmt))
+    if fmt.bits <= 8:
+        show(values(fmt))
+    _draw(out, lambda path: portrait.draw(path, name, fmt))
+
+
+def compare(formats: Mapping[str, Format], out: Path) -> None:
+    """Show formats side by side, by the names that the user gave them, and draw them.
+
+    Raises:
+        ValueError: if the picture cannot be written.
+    """
+    noise = comparison.noise(formats)
+    show(comparison.fact_table(formats))
+    show(comparison.binade_table(formats))
+    show(comparison.noise_table(noise))
+    _draw(out, lambda path: portrait.draw_comparison(path, formats, noise))
+
+
+def _draw(out: Path, draw) -> None:
+    if not picture.available():
+        show(Text(NO_PICTURE))
+        return
+    store.prepare(out.parent)
+    draw(out)
+    show(Text(str(out)))
+
+
+def check(file: Path, entries: Sequence[Entry]) -> bool:
+    """Whether the formats of a file obey every law, after showing each verdict.
+
+    Raises:
+        ValueError: for a format that no carrier holds, or a landmark outside the schema.
+    """
+    held = True
+    for entry in entries:
+        verdicts = _verdicts(entry)
+        broken = sum(verdict.state == "broken" for verdict in verdicts)
+        held = held and not broken
+        show(verdict_table(f"{entry.name}: {entry.format}", verdicts))
+        words = f"{broken} of {len(verdicts)} laws broken" if broken else "every law holds"
+        show(Text(f"{file}, {entry.name}: {words}"))
+    return held
+
+
+def _verdicts(entry: Entry) -> list[laws.Verdict]:
+    """The verdicts on a format; a bar on the error stream shows how far it is."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    found = []
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(entry.name, total=len(laws.LAWS))
+        for verdict in laws.check(entry.format, entry.landmarks):
+            found.append(verdict)
+            progress.update(task, completed=len(found))
+    return found
 
 
 def sweep(
@@ -67,7 +146,7 @@ def sweep(
             picture.heat_map(folder / "sweep.png", rows, measure, title)
             files.append(str(folder / "sweep.png"))
         else:
-            files.append("no picture without matplotlib: pip install 'jax-qsim[plots]'")
+            files.append(NO_PICTURE)
         show(Text(f"{len(rows)} formats: {', '.join(files)}"))
     return rows
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 from rich.table import Table
 from rich.text import Text
 
+from qsim.analysis.laws import Verdict
 from qsim.numbers import exact
 from qsim.numbers.catalogue import Entry
 from qsim.numbers.formats import Float, Format
@@ -24,6 +25,7 @@ __all__ = [
     "site_table",
     "summary",
     "values",
+    "verdict_table",
 ]
 
 # from few losses to many: blue, green, yellow, red
@@ -115,6 +117,19 @@ def rounding_table(
         exactly = isinstance(x, Fraction) and isinstance(rounded, Fraction)
         error = number(rounded - x, 3) if exactly else ""
         table.add_row(text, number(rounded, 17), code, error)
+    return table
+
+
+def verdict_table(title: str, verdicts: Sequence[Verdict]) -> Table:
+    """What became of each law, with the counterexample where one is broken."""
+    colours = {"held": "green", "broken": "bold red", "does not apply": "dim"}
+    table = Table(title=Text(title), header_style="bold")
+    table.add_column("law")
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("first counterexample, or why not", overflow="fold")
+    for verdict in verdicts:
+        style = colours[verdict.state]
+        table.add_row(verdict.law, Text(verdict.state, style=style), Text(verdict.detail))
     return table
 
 
