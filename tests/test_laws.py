@@ -92,6 +92,7 @@ ROUNDED_WRONGLY = {
     "a number and its negative": lambda x, q: np.where(x == -0.75, -0.5, q),
     "down and up enclose": lambda x, q: np.where((x > 4) & (x < 4.5), 6.0, q),
     "down and up are neighbours": lambda x, q: np.where((x > 3) & (x < 4), 2.0, q),
+    "stochastic rounding": lambda x, q: np.where((x > 1) & (x < 1.5), 2.0, q),
     "NaN stays NaN": lambda x, q: np.where(np.isnan(x), 0.0, q),
     "overflow equals": lambda x, q: np.where(x == np.inf, 4.0, q),
 }

@@ -34,12 +34,13 @@ from qsim.numbers import codes, exact
 from qsim.numbers.exact import Value
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import CARRIERS, lower
-from qsim.numbers.modes import OVERFLOWS, ROUNDINGS, suggest
+from qsim.numbers.modes import OVERFLOWS, ROUNDINGS, Rounding, suggest
 from qsim.numbers.rounding import quantize
 
 __all__ = ["LAWS", "Evidence", "Verdict", "check", "landmark"]
 
-MODES = tuple(mode for mode in ROUNDINGS if mode != "stochastic")
+MODES = tuple(mode for mode in ROUNDINGS if not Rounding.parse(mode).random_bits)
+STOCHASTIC = tuple(mode for mode in ROUNDINGS if mode not in MODES)
 NEAREST = tuple(mode for mode in MODES if mode.startswith("ties"))
 ODD_MODES = ("ties_to_away", "ties_to_zero", "toward_zero", "away_from_zero")  # whatever the codes
 PARITY_MODES = ("ties_to_even", "ties_to_odd", "to_odd")
@@ -197,13 +198,13 @@ class Evidence:
     def shared(self, numbers: np.ndarray, mode: str) -> np.ndarray:
         """Those of the numbers whose turn it is in a mode."""
         share = self.share or (8 if len(self.numbers) > MANY else 1)
-        return numbers[MODES.index(mode) % share :: share]
+        return numbers[list(ROUNDINGS).index(mode) % share :: share]
 
     def rounded(self, numbers: np.ndarray, mode: str, overflow: str = "saturate") -> np.ndarray:
         """The numbers as the kernel rounds them."""
-        return self._in_pieces(
-            lambda x: quantize(x, self.fmt, rounding=mode, overflow=overflow), numbers
-        )
+        key = jax.random.key(0) if mode in STOCHASTIC else None
+        how = {"rounding": mode, "overflow": overflow, "key": key}
+        return self._in_pieces(lambda x: quantize(x, self.fmt, **how), numbers)
 
     def decoded(self) -> np.ndarray:
         """The values of the codes, as ``decode`` gives them."""
@@ -432,6 +433,16 @@ def _neighbours_enclose(e: Evidence) -> Iterator[str]:
             )
 
 
+def _chance_chooses_a_neighbour(e: Evidence) -> Iterator[str]:
+    _require_listed(e)
+    _require_no_flush(e)
+    for mode in STOCHASTIC:
+        for x, found in _pairs(e, mode, e.shared(e.inside, mode)):
+            if found not in (neighbours := _neighbours(e.finite, x)):
+                ends = " and ".join(map(_shown, neighbours))
+                yield f"{_shown(x)} lies between {ends}, but becomes {_shown(found)} {mode}"
+
+
 def _signs_are_alike(e: Evidence) -> Iterator[str]:
     mirrored_values = tuple(-v for v in reversed(e.finite))
     if e.fmt.lowest != -e.fmt.largest or (e.listed and mirrored_values != e.finite):
@@ -540,6 +551,7 @@ LAWS: dict[str, Law] = {
     "nearest is nearest": _nearest_is_nearest,
     "down and up enclose the number, toward and away from zero too": _directed_modes_bracket,
     "down and up are neighbours": _neighbours_enclose,
+    "stochastic rounding chooses one of the two neighbours": _chance_chooses_a_neighbour,
     "a number and its negative round alike": _signs_are_alike,
     "NaN stays NaN": _nan_stays,
     **{f"{mode} equals its exact definition": _equals_exact(mode) for mode in MODES},
