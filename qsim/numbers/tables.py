@@ -39,6 +39,7 @@ __all__ = ["TableGrid", "table_of"]
 
 MAX_BITS = 16
 LEAST = 16  # values of the shortest table
+POLICIES = tuple(policy for policy in OVERFLOWS if policy != "wrap")  # it is for integers only
 COMPARED = 64  # values up to which a number is compared with every one
 BUCKET_BITS = 12  # of a key, to look a number up among more values
 
@@ -87,7 +88,7 @@ class TableGrid(Grid):
         carrier, grid = carrier_of(self), jax.tree.map(jnp.asarray, self)
         bits = lax.bitcast_convert_type(x, carrier.word)
         key = _key(bits, carrier)
-        if mode.mode == "stochastic":
+        if mode.is_stochastic:
             result = _stochastic(key, grid, mode, policy, random, carrier)
         elif policy == "saturate":
             result = _counted(key, _changes(grid, mode)[1:-1], grid.values)
@@ -183,7 +184,7 @@ def _at(table: Array, place: Int[Array, "..."]) -> Array:
 
 
 def _outside(grid: TableGrid, mode: Rounding, policy: str) -> UInt[Array, " number"]:
-    return grid.outside[list(OVERFLOWS).index(policy), list(ROUNDINGS).index(mode.mode)]
+    return grid.outside[POLICIES.index(policy), list(ROUNDINGS).index(mode.mode)]
 
 
 def _infinities(carrier: Carrier, dtype) -> tuple[Array, Array]:
@@ -235,7 +236,8 @@ def table_of(fmt: Format, carrier: Carrier) -> TableGrid:
     """The table of a format of at most 16 bits, made from its exact definition.
 
     Raises:
-        ValueError: if the format has more than 16 bits, or the carrier cannot hold its values.
+        ValueError: if the format has more than 16 bits, the carrier cannot hold its values, or
+            numbers between two neighbours go elsewhere than to these.
 
     >>> from qsim import parse
     >>> from qsim.numbers.grid import CARRIERS
@@ -294,7 +296,8 @@ def _inner(fmt: Format, values: Sequence[Fraction], carrier: Carrier) -> list[_S
     steps, below = [], _keys(values[0], carrier)
     for low, high in pairwise(values):
         gap, above = exact.gap_at(fmt, (low + high) / 2), _keys(high, carrier)
-        assert gap[:2] in ((low, high), (high, low)), (fmt, gap, low, high)
+        if gap[:2] not in ((low, high), (high, low)):
+            raise ValueError(f"{fmt} has no gap from {low} to {high}, which a table would need")
         steps.append(_step(below, above, gap, low, carrier))
         steps += [_at_once(0)] if fmt.has_negative_zero and high == 0 else []
         below = above
@@ -342,7 +345,7 @@ def _outsides(fmt: Format, below, above, carrier: Carrier) -> np.ndarray:
 
     rows = [
         [[result(number, mode, policy) for number in numbers] for mode in ROUNDINGS]
-        for policy in OVERFLOWS
+        for policy in POLICIES
     ]
     return np.array(rows, carrier.word)
 
