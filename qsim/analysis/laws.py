@@ -492,7 +492,8 @@ def _overflow_equals_exact(e: Evidence) -> Iterator[str]:
     near = near.astype(edges.dtype).view(e.carrier)
     specials = np.array([0.0, -0.0, np.inf, -np.inf], e.carrier)
     numbers = np.concatenate([some, near, -near, specials])
-    for overflow in OVERFLOWS:
+    wraps = getattr(e.fmt, "wraps", False)
+    for overflow in (policy for policy in OVERFLOWS if policy != "wrap" or wraps):
         for mode in MODES:
             yield from _unlike_exact(e, numbers, mode, overflow)
 
