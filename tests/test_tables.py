@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 
 import qsim
 from qsim import lower, parse
+from qsim.numbers import exact
 from qsim.numbers.grid import CARRIERS
-from qsim.numbers.interpolation import reaches
+from qsim.numbers.interpolation import moves
 from qsim.numbers.modes import Rounding
 from qsim.numbers.tables import table_of
 from tests.compiled import round_patterns
 from tests.intervals import DETERMINISTIC, LAYOUTS, POLICIES, first_difference
 from tests.pointwise import expected, telling
+from tests.unchecked import unchecked
 
 SMALL = ("e2m1fn", "e2m1", "ue2m2", "e2m1fnuz", "e3m0", "int4", "int4sym", "ufixed4.1")
 WIDE = ("ocp_e4m3", "e5m2", "e4m3fnuz", "ocp_e8m0", "ocp_e2m3", "fixed8.4", "ue3m4")
@@ -102,28 +104,32 @@ def test_inside_is_between_the_ends(spec):
 # --- stochastic rounding ------------------------------------------------------------------------
 
 
-@partial(jax.jit, static_argnames=("bits", "policy"))
-def kernel(x, grid, words, *, bits: int, policy: str):
-    return grid.round(x, mode=Rounding("stochastic", bits), policy=policy, random=words)
+@partial(jax.jit, static_argnames=("rounding", "policy"))
+def kernel(x, grid, words, *, rounding: str, policy: str):
+    return grid.round(x, mode=Rounding.parse(rounding), policy=policy, random=words)
 
 
-def stochastic(patterns, grid, words, bits: int, policy: str) -> np.ndarray:
+def stochastic(patterns, grid, words, rounding: str, policy: str) -> np.ndarray:
     """The rounded patterns; arrays of one length share an executable."""
     padded = np.zeros((2, 1 << 13), np.uint32)
     padded[:, : len(patterns)] = patterns, words
-    result = kernel(padded[0].view(np.float32), grid, padded[1], bits=bits, policy=policy)
+    result = kernel(padded[0].view(np.float32), grid, padded[1], rounding=rounding, policy=policy)
     return np.asarray(result).view(np.uint32)[: len(patterns)]
 
 
-@pytest.mark.parametrize("bits", [1, 7, 32])
+@pytest.mark.parametrize(
+    ("mode", "bits"),
+    [("stochastic", 7), ("stochastic_b", 3), ("stochastic_c", 32), ("stochastic_equal", 1)],
+)
 @pytest.mark.parametrize("spec", ["e2m1", "e3m0", "int4", "ue2m2"])
-def test_stochastic_rounding_is_the_exact_definition(spec, bits):
+def test_stochastic_rounding_is_the_exact_definition(spec, mode, bits):
     patterns = np.concatenate([telling(parse(spec)), inner_numbers(parse(spec), 400)])
     random = SEED.integers(0, 2**bits, len(patterns))
     words = (random << (32 - bits)).astype(np.uint32)
     for policy in ("saturate", "ieee"):
-        wanted = expected(patterns, parse(spec), f"stochastic:{bits}", policy, random=random)
-        assert_same(stochastic(patterns, table(spec), words, bits, policy), wanted, patterns)
+        rounding = f"{mode}:{bits}"
+        wanted = expected(patterns, parse(spec), rounding, policy, random=random)
+        assert_same(stochastic(patterns, table(spec), words, rounding, policy), wanted, patterns)
 
 
 def inner_numbers(fmt, count: int) -> np.ndarray:
@@ -139,8 +145,10 @@ def test_stochastic_rounding_equals_the_grid_of_binades(spec):
     patterns = np.concatenate(patterns)
     words = SEED.integers(0, 2**32, len(patterns), dtype=np.uint32)
     for policy in POLICIES:
-        wanted = stochastic(patterns, lower(parse(spec)), words, 32, policy)
-        assert_same(stochastic(patterns, table(spec), words, 32, policy), wanted, patterns)
+        wanted = stochastic(patterns, lower(parse(spec)), words, "stochastic", policy)
+        assert_same(
+            stochastic(patterns, table(spec), words, "stochastic", policy), wanted, patterns
+        )
 
 
 def magnitudes(layout: str):
@@ -168,35 +176,49 @@ def between(draw, layout: str):
     return sign * x, Fraction(sign * near), Fraction(sign * far)
 
 
-reached_jit = jax.jit(reaches, static_argnames="carrier")
+moved = jax.jit(moves, static_argnames=("mode", "carrier"))
+
+
+def assert_moves_as_defined(x, near, far, random: int, mode: Rounding, layout: str):
+    kind, carrier = LAYOUTS[layout], CARRIERS[layout]
+    words = [np.array(kind.pattern(Fraction(n)), kind.word) for n in (x, near, far)]
+    word = np.uint32(random << (32 - mode.random_bits))
+    with jax.enable_x64(layout == "float64"):
+        actual = bool(moved(*words, word, mode=mode, carrier=carrier))
+    fraction = (x - near) / (far - near)
+    with unchecked():
+        drawn = 0 < fraction < 1 and exact._is_drawn_up(fraction, mode, random)
+    assert actual == (drawn or fraction == 1)
+
+
+STOCHASTIC = [
+    Rounding(mode, bits)
+    for mode in ("stochastic", "stochastic_b", "stochastic_c")
+    for bits in (1, 5, 31, 32)
+]
 
 
 @given(st.data(), st.integers(0, 2**32 - 1) | st.sampled_from([0, 1, 2**31, 2**32 - 1]))
 @pytest.mark.parametrize("layout", ["float32", "float64"])
-def test_how_far_a_number_lies_between_two_others_is_exact(layout, data, random):
-    x, near, far = data.draw(between(layout))
-    kind, carrier = LAYOUTS[layout], CARRIERS[layout]
-    with jax.enable_x64(layout == "float64"):
-        words = [np.array(kind.pattern(number), kind.word) for number in (x, near, far)]
-        word = np.array(random << (carrier.bits - 32), kind.word)
-        reached = bool(reached_jit(*words, word, carrier=carrier))
-    assert reached == ((x - near) / (far - near) >= 1 - Fraction(random, 2**32))
+def test_numbers_between_any_two_others_move_as_defined(layout, data, random):
+    mode = data.draw(st.sampled_from(STOCHASTIC))
+    random >>= 32 - mode.random_bits
+    assert_moves_as_defined(*data.draw(between(layout)), random, mode, layout)
 
 
 @given(st.data(), st.integers(0, 2**32 - 1))
-def test_the_nearest_misses_are_told_apart(data, random):
+def test_numbers_next_to_where_moving_begins_move_as_defined(data, random):
     """x next to the number at which the sign of the sum changes."""
+    mode, kind = data.draw(st.sampled_from(STOCHASTIC)), LAYOUTS["float32"]
+    random >>= 32 - mode.random_bits
     _, near, far = data.draw(between("float32"))
-    kind = LAYOUTS["float32"]
-    change = near + (far - near) * (1 - Fraction(random, 2**32))
-    sign = -1 if change < 0 else 1
-    start = kind.at_least(abs(change))
-    for pattern in range(max(start - 1, 0), start + 2):
-        x = sign * kind.number(pattern) if pattern < kind.infinity else None
-        if x is not None and min(near, far) <= x <= max(near, far):
-            words = [np.array(kind.pattern(Fraction(n)), kind.word) for n in (x, near, far)]
-            reached = reached_jit(*words, np.uint32(random), carrier=CARRIERS["float32"])
-            assert bool(reached) == ((x - near) / (far - near) >= 1 - Fraction(random, 2**32))
+    half = Fraction(0 if mode.mode == "stochastic" else 1, 2)
+    change = near + (far - near) * (1 - (random + half) / 2**mode.random_bits)
+    sign, start = -1 if change < 0 else 1, kind.at_least(abs(change))
+    for pattern in range(max(start - 1, 0), min(start + 2, kind.infinity)):
+        x = sign * kind.magnitude(pattern)
+        if min(near, far) <= x <= max(near, far):
+            assert_moves_as_defined(x, near, far, random, mode, "float32")
 
 
 # --- transformations ----------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from jaxtyping import Float as FloatArray
 from qsim.numbers import exact
 from qsim.numbers.formats import Format, power
 from qsim.numbers.grid import Carrier, Grid, carrier_of, pattern, require_carried
-from qsim.numbers.interpolation import reaches
+from qsim.numbers.interpolation import moves
 from qsim.numbers.modes import OVERFLOWS, ROUNDINGS, Rounding
 
 __all__ = ["TableGrid", "table_of"]
@@ -208,10 +208,9 @@ def _stochastic(key, grid: TableGrid, mode: Rounding, policy: str, random, carri
     low, high, low_is_near = _at(points, step), _at(points, step + 1), _at(grid.low_is_near, step)
     between = _pattern(jnp.clip(key, _key(low, carrier), _key(high, carrier)), carrier)
     near, far = jnp.where(low_is_near, low, high), jnp.where(low_is_near, high, low)
-    words = lax.convert_element_type(random, carrier.word) << (carrier.bits - 32)
-    moves = (between != near) & reaches(between, near, far, words, carrier=carrier)
+    moved = moves(between, near, far, random, mode=mode, carrier=carrier)
     results = jnp.concatenate([outside[1:2], grid.values, outside[2:3]])
-    result = _at(results, step + (moves == low_is_near).astype(step.dtype))
+    result = _at(results, step + (moved == low_is_near).astype(step.dtype))
     below, above = _infinities(carrier, key.dtype)
     result = jnp.where(key < below, outside[0], result)
     return jnp.where(key >= above, outside[3], result)
