@@ -40,12 +40,17 @@ class Peer:
     traced: bool = False
 
 
-def peers(fmt: Float) -> tuple[list[Peer], list[dict[str, str]]]:
-    """The peers that are installed, for one format, and why others are not."""
+def peers(fmt: Float, *, stochastic: bool = False) -> tuple[list[Peer], list[dict[str, str]]]:
+    """The peers that are installed, for one format, and why others are not.
+
+    They round to nearest, or those that draw their own random numbers stochastically.
+    """
     found, absent = [], []
     for name, make in PEERS.items():
+        if stochastic and name not in STOCHASTIC:
+            continue
         try:
-            found += list(make(fmt))
+            found += list(make(fmt, stochastic=True) if stochastic else make(fmt))
         except Exception as error:  # a peer may fail to import, to build itself, or to be found
             reason = str(error).partition("\n")[0][:80]
             absent.append({"peer": name, "reason": f"{type(error).__name__}: {reason}"})
@@ -97,13 +102,14 @@ def _gfloat(fmt: Float) -> Iterator[Peer]:
     yield Peer("gfloat, JAX in jit", str(fmt), "saturate", jnp.asarray, turn, traced=True)
 
 
-def _pychop(fmt: Float) -> Iterator[Peer]:
+def _pychop(fmt: Float, stochastic: bool = False) -> Iterator[Peer]:
     import pychop
 
     # its default chunks of 800 values would make the NumPy arrays far slower
     widths = {"exp_bits": fmt.exponent_bits, "sig_bits": fmt.mantissa_bits, "chunk_size": 2**20}
+    widths["rmode"] = 5 if stochastic else 1
     kinds = (("numpy", "NumPy", np.asarray, False), ("jax", "JAX in jit", jnp.asarray, True))
-    for backend, name, array, traced in kinds:
+    for backend, name, array, traced in kinds[:1] if stochastic else kinds:
 
         def turn(x, backend=backend):
             pychop.backend(backend)
@@ -112,21 +118,23 @@ def _pychop(fmt: Float) -> Iterator[Peer]:
         yield Peer(f"pychop, {name}", _ieee(fmt), "ieee", array, turn, traced)
 
 
-def _qtorch(fmt: Float) -> Iterator[Peer]:
+def _qtorch(fmt: Float, stochastic: bool = False) -> Iterator[Peer]:
     import torch
     from qtorch.quant import float_quantize
 
-    widths = {"exp": fmt.exponent_bits, "man": fmt.mantissa_bits, "rounding": "nearest"}
+    rounding = "stochastic" if stochastic else "nearest"
+    widths = {"exp": fmt.exponent_bits, "man": fmt.mantissa_bits, "rounding": rounding}
     # it has no special values: its largest value uses the highest exponent, where float32 can
     spec = _ieee(fmt) if fmt.exponent_bits == 8 else f"{_ieee(fmt)}f"
     turn = lambda x: float_quantize(x, **widths)  # noqa: E731
     yield Peer("QPyTorch, torch", spec, "saturate", torch.from_numpy, turn)
 
 
-def _cpfloat(fmt: Float) -> Iterator[Peer]:
+def _cpfloat(fmt: Float, stochastic: bool = False) -> Iterator[Peer]:
     if not os.environ.get(CPFLOAT):
         raise FileNotFoundError(f"{CPFLOAT} names no library")
-    call = ctypes.CDLL(os.environ[CPFLOAT]).round_floats
+    library = ctypes.CDLL(os.environ[CPFLOAT])
+    call = library.round_floats_stochastically if stochastic else library.round_floats
     pointer, integer = np.ctypeslib.ndpointer(np.float32, flags="C"), ctypes.c_int
     call.argtypes = [pointer, pointer, ctypes.c_size_t, integer, integer, integer]
     emax = 2 ** (fmt.exponent_bits - 1) - 1
@@ -147,3 +155,4 @@ PEERS = {
     "QPyTorch": _qtorch,
     "CPFloat": _cpfloat,
 }
+STOCHASTIC = ("pychop", "QPyTorch", "CPFloat")

@@ -9,10 +9,13 @@ import math
 from fractions import Fraction
 from functools import cache, partial
 
+import gfloat
+import gfloat.formats
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gfloat import RoundMode
 
 import qsim
 from qsim import Float, lower, parse, stack
@@ -317,6 +320,34 @@ def test_a_fraction_below_the_resolution_never_moves_up():
     random, choice = words(np.arange(2), 1), {"rounding": "stochastic:1", "overflow": "saturate"}
     found = rounded(x, lower(parse("e4m3")), random, **choice)
     assert np.asarray(found).tolist() == [1.0, 1.0]
+
+
+# gfloat names its modes by their cost; the one without an epithet rounds the fraction to nearest
+GFLOAT = {
+    "stochastic": RoundMode.StochasticFastest,
+    "stochastic_b": RoundMode.StochasticFast,
+    "stochastic_c": RoundMode.Stochastic,
+}
+
+
+@pytest.mark.parametrize("mode", GFLOAT)
+@pytest.mark.parametrize("bits", [1, 3, 8, 16, 23])
+def test_gfloat_agrees(bits, mode):
+    """An independent program, for finite numbers of e5m2 within its range."""
+    fmt, x = parse("ocp_e5m2"), some_inputs(parse("ocp_e5m2"), "float32", 4096, bits)
+    x = x.view(np.float32)
+    x = x[np.abs(x) < 50000]
+    numbers = some_numbers(bits, len(x), bits)
+    theirs = gfloat.round_ndarray(
+        gfloat.formats.format_info_ocp_e5m2,
+        x.astype(np.float64),
+        GFLOAT[mode],
+        srbits=numbers.astype(np.int64),
+        srnumbits=bits,
+    )
+    random = words(numbers, bits)
+    ours = rounded(x, lower(fmt), random, rounding=f"{mode}:{bits}", overflow="saturate")
+    assert np.asarray(ours).tobytes() == theirs.astype(np.float32).tobytes()
 
 
 # --- random keys ----------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def random_words(key: Key, shape: tuple[int, ...], mode: Rounding) -> UInt[Array
     """
     _require_one_key(key)
     if isinstance(key, CounterKey):
-        words = words_at(key, _flat_index(shape))
+        words = _words_of(key, shape)
     else:
         words = jax.random.bits(key, shape, jnp.uint32)
     return words & jnp.uint32((0xFFFFFFFF << (32 - mode.random_bits)) & 0xFFFFFFFF)
@@ -131,6 +131,12 @@ def words_at(key: CounterKey, index: UInt[Array, "..."]) -> UInt[Array, "..."]:
     """
     high, low = jnp.asarray(key.words)
     return GENERATORS[key.generator](high, low, index)
+
+
+@partial(jax.jit, static_argnums=1, inline=True)
+def _words_of(key: CounterKey, shape: tuple[int, ...]) -> UInt[Array, "..."]:
+    """The words of all elements, as one computation also where nothing else is compiled."""
+    return words_at(key, _flat_index(shape))
 
 
 # --- generators -----------------------------------------------------------------------------
