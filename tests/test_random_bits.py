@@ -115,11 +115,10 @@ def test_same_bytes_eagerly_and_compiled(kind):
     seeds = jnp.arange(3)
     keys = jax.vmap(KEYS[kind])(seeds)
     rows = {
-        "jit": [jax.jit(draw)(KEYS[kind](seed)) for seed in range(3)],
-        "inside jit": [jax.jit(make)(seed) for seed in seeds],
+        "jit": map(jax.jit(draw), map(KEYS[kind], range(3))),
+        "inside jit": map(jax.jit(make), seeds),
         "vmap": jax.vmap(draw)(keys),
         "jit of vmap": jax.jit(jax.vmap(draw))(keys),
-        "vmap of jit": jax.vmap(jax.jit(draw))(keys),
         "scan": lax.scan(lambda _, key: (None, draw(key)), None, keys)[1],
         "map": jax.jit(lambda seeds: lax.map(make, seeds))(seeds),
     }
