@@ -85,3 +85,5 @@ def test_mistakes_are_named():
         sqnr("int8", "normall")
     with pytest.raises(ValueError, match="e8m23 has 32 bits: the signal-to-noise"):
         sqnr("binary32", "normal")
+    with pytest.raises(ValueError, match=r"e12m3 has values beyond 2\^1000"):
+        sqnr("e12m3", "normal")

@@ -21,11 +21,13 @@ from typing import NamedTuple
 import numpy as np
 
 from qsim.analysis.values import dynamic_range, finite_values, require_listed, ties
-from qsim.numbers.formats import Format
+from qsim.numbers.formats import Format, power
 from qsim.numbers.modes import suggest
 from qsim.numbers.specs import format_of
 
 __all__ = ["DISTRIBUTIONS", "Distribution", "Noise", "sqnr"]
+
+MAX_EXPONENT = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +72,18 @@ def sqnr(fmt: str | Format, distribution: str | Distribution) -> Noise:
 
     Raises:
         TypeError: for something else than a format.
-        ValueError: for an unknown name or a format of more than 16 bits.
+        ValueError: for an unknown name, a format of more than 16 bits or beyond float64's range.
 
     >>> round(sqnr("int8sym", "uniform").decibels, 2)
     48.13
     """
     fmt = format_of(fmt)
     require_listed(fmt, "the signal-to-noise ratio")
+    if max(fmt.largest, -fmt.lowest) > power(MAX_EXPONENT) or fmt.smallest < power(-MAX_EXPONENT):
+        raise ValueError(
+            f"{fmt} has values beyond 2^{MAX_EXPONENT} or below its inverse, and the "
+            "signal-to-noise ratio is computed in float64: choose fewer exponent bits"
+        )
     if isinstance(distribution, str):
         if distribution not in DISTRIBUTIONS:
             hint = suggest(distribution, list(DISTRIBUTIONS))
