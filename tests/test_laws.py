@@ -163,3 +163,11 @@ def test_precision_is_the_significand():
     assert precision_at(parse("int8"), Fraction(100)) == 7
     assert precision_at(parse("int8"), Fraction(1, 2)) is None
     assert ties(parse("uint2")) == (Fraction(1, 2), Fraction(3, 2), Fraction(5, 2))
+
+
+def test_values_beyond_every_carrier_have_codes():
+    """Their fractions have more digits than Python prints."""
+    fmt = parse("e15m20")
+    assert exact.encode(fmt, fmt.largest) == 0x7FFEFFFFF
+    assert exact.encode(fmt, Fraction(1)) == 0x3FFF00000
+    assert count_per_binade(parse("e12m1"))[2047] == 2

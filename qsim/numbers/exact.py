@@ -171,7 +171,9 @@ def encode(fmt: Format, value: Value) -> int:
 
 def _same(a: Value, b: Value) -> bool:
     """Equality that tells minus zero from zero and takes NaN for equal to NaN."""
-    return repr(a) == repr(b)
+    if isinstance(a, float) and isinstance(b, float):
+        return repr(a) == repr(b)
+    return not (isinstance(a, float) or isinstance(b, float)) and a == b
 
 
 def round_exact(

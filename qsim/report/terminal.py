@@ -42,7 +42,7 @@ def number(value: exact.Value, digits: int = 6) -> str:
         return f"{value:g}"
     with localcontext(prec=digits):
         text = f"{Decimal(value.numerator) / Decimal(value.denominator):.{digits}g}"
-    whole = value.denominator == 1 and len(str(value.numerator)) <= digits + 3
+    whole = value.denominator == 1 and abs(value) < 10 ** (digits + 3)
     return str(value.numerator) if whole else text
 
 
