@@ -4,9 +4,11 @@ from qsim import arithmetic
 from qsim.numbers.codes import NoNaNError, decode, encode
 from qsim.numbers.formats import Float, Format, Integer
 from qsim.numbers.grid import Grid, lower, stack
+from qsim.numbers.hifloat import HiFloat8
 from qsim.numbers.modes import OVERFLOWS, ROUNDINGS
 from qsim.numbers.p3109 import p3109
 from qsim.numbers.packing import pack, unpack
+from qsim.numbers.posits import Posit, Takum
 from qsim.numbers.random_bits import counter_key, fold_in
 from qsim.numbers.rounding import quantize
 from qsim.numbers.specs import parse
@@ -23,11 +25,14 @@ __all__ = [
     "Float",
     "Format",
     "Grid",
+    "HiFloat8",
     "Integer",
     "NoNaNError",
     "Policy",
+    "Posit",
     "Quantizer",
     "Site",
+    "Takum",
     "arithmetic",
     "counter_key",
     "decode",

@@ -35,6 +35,7 @@ SPECS = [
     *("e0m3", "ue0m5fn", "e3m0_zero", "e4m0nuz_zero", "ue4m0n_zero", "ue2m2_no_zero"),
     *("e2m2f_one_zero", "e3m2_emax1", "e2m3f_emax1", "e3m2_nan=1f", "e2m2_inf=f.1f_nan=e.10"),
     *("e3m2_flush_after", "e2m3fn_flush_before", "e3m2nuz_absent", "e2m3f_read_as_zero"),
+    *("posit2.0", "posit3.2", "posit5.3", "posit7.1", "posit13.1", "takum6", "takum13"),
 ]
 
 
@@ -172,7 +173,18 @@ def assert_codes_are_exact(fmt, codes: np.ndarray, carrier: str = "float32") -> 
 def test_every_code_decodes_to_its_exact_value_and_back(name):
     fmt = parse(name)
     count = max(2**fmt.bits, 256)  # of few lengths, since each length is compiled
-    assert_codes_are_exact(fmt, np.arange(count, dtype=np.uint32) % 2**fmt.bits)
+    carrier = carrier_for(fmt)
+    with jax.enable_x64(carrier == "float64"):
+        assert_codes_are_exact(fmt, np.arange(count, dtype=np.uint32) % 2**fmt.bits, carrier)
+
+
+def carrier_for(fmt) -> str:
+    """The narrower carrier that holds a format."""
+    try:
+        qsim.lower(fmt)
+    except ValueError:
+        return "float64"
+    return "float32"
 
 
 @pytest.mark.parametrize("name", _sized([*ENTRIES, *SPECS], slow_above=6))
@@ -188,13 +200,22 @@ def test_exact_encode_is_the_inverse_of_exact_decode(name):
             assert found == (fmt.nan_code if is_nan else code) or value == 0
 
 
-@pytest.mark.parametrize("name", ["tf32", "e8m13", "e2m20f", "int24", "fixed24.140", "binary32"])
+@pytest.mark.parametrize(
+    "name",
+    ["tf32", "e8m13", "e2m20f", "int24", "fixed24.140", "binary32", "posit28.2", "posit25.0"],
+)
 def test_codes_of_wide_formats_are_exact(name):
     fmt = parse(name)
     assert_codes_are_exact(fmt, _some_codes(fmt).astype(np.uint32))
 
 
-@pytest.mark.parametrize("name", ["binary64", "binary32", "e11m30nuz", "e8m24fn", "fixed50.60"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("binary64", "binary32", "e11m30nuz", "e8m24fn", "fixed50.60"),
+        *("posit32", "posit40.4", "posit55.0", "takum32", "takum57"),
+    ],
+)
 def test_codes_of_wide_formats_are_exact_in_float64(name):
     fmt = parse(name)
     with jax.enable_x64(True):
@@ -319,6 +340,11 @@ INTEGERS = _built(
 
 
 @given(FLOATS | LISTED | INTEGERS)
+POSITS = _built(qsim.Posit, bits=st.integers(1, 65), es=st.integers(0, 10))
+TAKUMS = _built(qsim.Takum, bits=st.integers(1, 65))
+
+
+@given(FLOATS | INTEGERS | POSITS | TAKUMS | st.just(qsim.HiFloat8()))
 def test_parse_is_the_inverse_of_str(fmt):
     assert parse(str(fmt)) == fmt
 

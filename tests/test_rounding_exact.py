@@ -22,7 +22,7 @@ import qsim
 from qsim import parse
 from qsim.numbers import exact
 from qsim.numbers.catalogue import catalogue
-from qsim.numbers.formats import Float
+from qsim.numbers.formats import Float, Integer
 from tests.compiled import round_patterns
 from tests.intervals import (
     DETERMINISTIC,
@@ -34,7 +34,11 @@ from tests.intervals import (
 )
 from tests.unchecked import unchecked
 
-NARROW = [name for name, entry in catalogue().items() if entry.format.bits <= 8]
+NARROW = [
+    name
+    for name, entry in catalogue().items()
+    if isinstance(entry.format, Float | Integer) and entry.format.bits <= 8
+]
 
 # what the catalogue does not have: every kind of special value with and without sign, precision 1
 # with both parities, and grids that reach the float32 subnormals and the ends of float32

@@ -28,7 +28,11 @@ NEAREST = ("ties_to_even", "ties_to_away", "ties_to_zero", "ties_to_odd")
 MIRRORED = {"up": "down", "down": "up"}
 
 SMALL = [
-    *(name for name, entry in catalogue().items() if entry.format.bits <= 8),
+    *(
+        name
+        for name, entry in catalogue().items()
+        if isinstance(entry.format, Float | Integer) and entry.format.bits <= 8
+    ),
     *("e3m4nuz", "ue3m2", "e7m0b64", "fixed8.4", "e3m2b128f", "e2m1nuz"),
 ]
 LARGE = ["binary16", "bfloat16", "tf32", "binary32", "e6m9", "e7m16nuz", "int16", "fixed24.140"]

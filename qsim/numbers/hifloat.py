@@ -18,7 +18,7 @@ but the parity of a code is that of its last fraction bit, and alternates betwee
 The document rounds to nearest with ties away from zero (``rounding="ties_to_away"``), and gives
 infinity beyond the largest value (``overflow="ieee"``).
 
-Source: Luo et al., Ascend HiFloat8 Format for Deep Learning, arXiv:2409.16626, sections 2 and 3.
+Source: Luo et al., Ascend HiFloat8 Format for Deep Learning, arXiv:2409.16626.
 """
 
 import re
@@ -46,7 +46,7 @@ class HiFloat8(Format):
 
     The record's meaning is the table of the module.
 
-    Source: arXiv:2409.16626, table 2.
+    Source: arXiv:2409.16626.
 
     >>> HiFloat8().largest, HiFloat8().smallest
     (Fraction(32768, 1), Fraction(1, 4194304))

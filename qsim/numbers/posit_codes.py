@@ -69,7 +69,7 @@ def _(fmt: Takum, codes: Array, carrier: Carrier) -> Array:
 # --- what both have in common ---------------------------------------------------------------
 
 
-def _amount(count: Array, carrier: Carrier) -> Array:
+def _amount(count: Array | int, carrier: Carrier) -> Array:
     return lax.convert_element_type(count, carrier.word)
 
 

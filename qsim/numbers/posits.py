@@ -25,9 +25,9 @@ Nearest never gives zero for a number that is not zero. No finite number overflo
 beyond the largest value there is no grid. Infinity is no number, and the policy ``ieee`` makes it
 NaR, as both documents do; the other policies give the largest value.
 
-Sources: Posit Standard 2022, sections 3 and 4 (es = 2); Gustafson and Yonemoto, Beating Floating
-Point at its Own Game, 2017 (other es); Hunhold, Beating Posits at Their Own Game: Takum
-Arithmetic, arXiv:2404.18603, sections 3 and 4 (the linear takum).
+Sources: Posit Standard 2022, sections 3, 4 and 6.5 (es = 2); Gustafson and Yonemoto, Beating
+Floating Point at its Own Game, 2017 (other es); Hunhold, Beating Posits at Their Own Game: Takum
+Arithmetic, arXiv:2404.18603 (the linear takum).
 """
 
 import re
@@ -105,7 +105,7 @@ class Posit(_Tapered):
 
     The record's meaning is the first equation of the module.
 
-    Source: Posit Standard 2022, 3.3.
+    Source: Posit Standard 2022, section 3.
 
     >>> Posit(bits=8).largest, Posit(bits=16, es=1).smallest == Fraction(1, 2**28)
     (Fraction(16777216, 1), True)
@@ -115,7 +115,9 @@ class Posit(_Tapered):
     es: int = 2
 
     def __post_init__(self):
-        _require_within(self, "bits", 2, MAX_CODE_BITS, "the smallest posit has a sign and a regime")
+        _require_within(
+            self, "bits", 2, MAX_CODE_BITS, "the smallest posit has a sign and a regime"
+        )
         _require_within(self, "es", 0, MAX_ES, "no carrier reaches the values of more")
 
     @property
@@ -151,7 +153,7 @@ class Takum(_Tapered):
     The record's meaning is the second equation of the module. From 12 bits on the values lie
     between ``2**-255`` and ``2**255``, so that of the carriers only float64 holds them.
 
-    Source: Hunhold, arXiv:2404.18603, sections 3 and 4.
+    Source: Hunhold, arXiv:2404.18603.
 
     >>> Takum(bits=8).largest == 2**239, Takum(bits=16).precision
     (True, 12)
