@@ -36,6 +36,7 @@ SPECS = [
     *("e2m2f_one_zero", "e3m2_emax1", "e2m3f_emax1", "e3m2_nan=1f", "e2m2_inf=f.1f_nan=e.10"),
     *("e3m2_flush_after", "e2m3fn_flush_before", "e3m2nuz_absent", "e2m3f_read_as_zero"),
     *("posit2.0", "posit3.2", "posit5.3", "posit7.1", "posit13.1", "takum6", "takum13"),
+    *("posit2.0", "posit3.2", "posit5.3", "posit7.1", "posit9.1", "takum6", "takum9"),
 ]
 
 
