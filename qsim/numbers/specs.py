@@ -16,6 +16,8 @@ The grammar, where ``str(fmt)`` prints what ``parse`` reads:
   what is done with subnormals (``floats.SUBNORMALS``).
 - ``pN``: precision N, with the exponent range of binary32; above 24 bits with that of binary64.
 - ``[u]intN[sym]``, ``[u]fixedN.F[sym]``: N bits in all, F of them after the binary point.
+- ``positN[.ES]``: a posit with ES exponent bits, 2 by default; ``takumN``: a linear takum;
+  ``hif8``: HiFloat8.
 
 Everything else is a name of the catalogue (``formats/``).
 """
