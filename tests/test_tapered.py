@@ -18,7 +18,7 @@ import pytest
 import qsim
 from qsim import lower, parse, stack
 from qsim.numbers import exact
-from qsim.numbers.modes import Rounding
+from qsim.numbers.modes import ROUNDINGS, Rounding
 from qsim.numbers.rounding import random_words
 from qsim.numbers.tapered import TaperedGrid
 from tests.compiled import round_patterns, rounded
@@ -300,16 +300,26 @@ def test_what_is_impossible_is_refused(make, error, message):
 # --- stochastic rounding ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["posit6.1", "posit5.3", "posit4.5", "hifloat8"])
+STOCHASTIC = [mode for mode in ROUNDINGS if mode not in DETERMINISTIC]
+DRAWN = [f"{mode}:{bits}" for mode in STOCHASTIC for bits in (1, 3, 32)]
+
+
+@pytest.mark.parametrize("name", ["posit6.1", "hifloat8"])
 def test_what_is_drawn_is_exact(name):
-    assert_draws_are_exact(parse(name), "float32", ["stochastic", "stochastic:3"])
+    assert_draws_are_exact(parse(name), "float32", ["stochastic:32", "stochastic_c:3"])
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("name", ["posit6.1", "posit5.3", "posit4.5", "hifloat8"])
+def test_every_variant_of_what_is_drawn_is_exact(name):
+    assert_draws_are_exact(parse(name), "float32", DRAWN)
 
 
 @pytest.mark.t1
 @pytest.mark.parametrize("name", ["takum6", "takum8", "takum13", "takum20", "posit5.6", "posit4.7"])
 def test_what_is_drawn_is_exact_in_float64(name):
     with jax.enable_x64(True):
-        assert_draws_are_exact(parse(name), "float64", ["stochastic", "stochastic:3"])
+        assert_draws_are_exact(parse(name), "float64", DRAWN)
 
 
 def assert_draws_are_exact(fmt, layout: str, modes) -> None:
@@ -328,11 +338,14 @@ def assert_draws_are_exact(fmt, layout: str, modes) -> None:
                     continue
                 gap = exact.gap_at(fmt, value)
                 low, high = (kind.at_least(abs(point)) for point in gap[:2])
-                inside = [low, low + 1, high - 1, *random.integers(low, high, 5).tolist()]
+                between = [gap.near + (gap.far - gap.near) * k / 16 for k in (1, 3, 4, 8, 9, 12)]
+                inside = [kind.at_least(point) for point in between]
+                inside = [p for p in inside if low <= p < high]
+                inside += [low, low + 1, high - 1, *random.integers(low, high, 3).tolist()]
                 for pattern in inside:
                     fraction = (kind.magnitude(pattern) - gap.near) / (gap.far - gap.near)
                     enough = top - math.floor(fraction * top)
-                    near = {0, 1, top - 1, enough - 1, enough, enough + 1}
+                    near = {0, 1, top // 2, top - 1, enough - 1, enough, enough + 1}
                     for chosen in sorted(r for r in near if 0 <= r < top):
                         number = kind.number(pattern)
                         result = exact.round_exact(number, fmt, rounding=text, random=chosen)
@@ -378,7 +391,9 @@ def test_all_kinds_are_one_stack_and_one_compilation():
 def test_bytes_are_those_of_every_transformation(mode):
     """Eager, jit, vmap over the stack, vmap over the data, row by row."""
     rounding = Rounding.parse(mode)
-    words = random_words(jax.random.key(3), MIXED.shape, rounding) if mode == "stochastic" else None
+    words = (
+        random_words(jax.random.key(3), MIXED.shape, rounding) if rounding.is_stochastic else None
+    )
 
     def turn(x, grid, random):
         return grid.round(x, mode=rounding, policy="ieee", random=random)

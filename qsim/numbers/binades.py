@@ -54,6 +54,7 @@ class FirstGap:
     tie_even: Any
     tie_odd: Any
     to_odd: Any
+__all__ = ["BinadeGrid", "offset"]
 
 
 @jax.tree_util.register_dataclass
@@ -120,7 +121,7 @@ class BinadeGrid(Grid):
         mask = _word(2**carrier.bits - 1, carrier) << _shift(at_least_first, grid, carrier)
         odd = _is_odd(at_least_first, ~mask + _word(1, carrier), grid)
         drawn = _drawn_up(magnitude, grid, mode, random, carrier) if mode.is_stochastic else None
-        rounded = (at_least_first + _offset(mask, odd, negative, drawn, mode, carrier)) & mask
+        rounded = (at_least_first + offset(mask, odd, negative, drawn, mode, carrier)) & mask
         rounded = _overflowed(rounded, magnitude, negative, grid, mode, policy, carrier)
         leaves_zero = _leaves_zero(magnitude, negative, grid, drawn, mode, carrier)
         signed = rounded | (bits & grid.sign)
@@ -278,7 +279,7 @@ def _is_odd(magnitude: Array, gap: Array, grid: BinadeGrid) -> Array:
     return (magnitude ^ grid.parity) & gap != 0
 
 
-def _offset(mask, odd: Array, negative: Array, drawn, mode: Rounding, carrier: Carrier) -> Array:
+def offset(mask, odd: Array, negative: Array, drawn, mode: Rounding, carrier: Carrier) -> Array:
     """What is added to a magnitude before the bits outside ``mask``, below its gap, are cut.
 
     It is always less than the gap, so that grid points stay where they are.

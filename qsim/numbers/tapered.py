@@ -19,7 +19,7 @@ Sources: the definitions in ``qsim.numbers.posits`` and ``hifloat``, which this 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +28,13 @@ from jax import lax
 from jaxtyping import Array, Bool, UInt
 from jaxtyping import Float as FloatArray
 
+from qsim.numbers.binades import offset
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Carrier, Grid, carrier_of, lowered, pattern, require_carried
 from qsim.numbers.hifloat import HiFloat8
 from qsim.numbers.modes import Rounding
 from qsim.numbers.posits import Posit, Takum
+from qsim.numbers.stochastic import moves_up
 
 __all__ = ["TaperedGrid"]
 
@@ -91,9 +93,18 @@ class TaperedGrid(Grid):
         magnitude, negative = bits ^ sign, sign != 0
         # what lies in the first gap and does not fall to zero rounds as the smallest value does
         at_least_first = jnp.maximum(magnitude, grid.first)
-        rounded = _cut(at_least_first, negative, grid, mode, random, carrier)
+        align = _alignment(at_least_first, grid, carrier)
+        aligned = at_least_first + align
+        exponent = _exponent(aligned, carrier)
+        shift = _shift(exponent, grid)
+        mask = _word(2**carrier.bits - 1, carrier) << lax.convert_element_type(shift, carrier.word)
+        odd = (aligned ^ grid.parity) & (~mask + _word(1, carrier)) != 0
+        drawn = None
+        if mode.is_stochastic:
+            drawn = _drawn_up(magnitude, exponent, shift, grid, mode, random, carrier)
+        rounded = ((aligned + offset(mask, odd, negative, drawn, mode, carrier)) & mask) - align
         rounded = _overflowed(rounded, magnitude, negative, grid, mode, policy, carrier)
-        leaves_zero = _leaves_zero(magnitude, negative, grid, mode, random, carrier)
+        leaves_zero = _leaves_zero(magnitude, negative, grid, drawn, mode, carrier)
         result = jnp.where(leaves_zero, rounded | sign, _word(0, carrier))
         is_nan = magnitude > carrier.infinity
         if policy == "ieee":
@@ -206,25 +217,10 @@ def _word(value: int, carrier: Carrier) -> np.generic:
     return carrier.word.type(value)
 
 
-def _cut(magnitude, negative, grid: TaperedGrid, mode: Rounding, random, carrier: Carrier) -> Array:
-    """A magnitude rounded to the grid, continued beyond the largest value."""
+def _alignment(magnitude: Array, grid: TaperedGrid, carrier: Carrier) -> Array:
+    """What is added to the pattern of a magnitude to align its exponent."""
     one = _word(carrier.bias << carrier.mantissa_bits, carrier)
-    align = jnp.where(magnitude >= one, grid.above, grid.below)
-    aligned = magnitude + align
-    exponent = _exponent(aligned, carrier)
-    shift = _shift(exponent, grid, carrier)
-    mask = _word(2**carrier.bits - 1, carrier) << lax.convert_element_type(shift, carrier.word)
-    rest = ~mask
-    if mode.mode == "stochastic":
-        drawn = _drawn(rest, random, carrier)
-        binades = jnp.maximum(shift - carrier.mantissa_bits, 0)
-        across = _crosses(magnitude, exponent, binades, random, carrier)
-        whole = jnp.where(across, rest, jnp.zeros_like(rest))
-        offset = jnp.where(binades > 0, whole, drawn)
-    else:
-        odd = (aligned ^ grid.parity) & (rest + _word(1, carrier)) != 0
-        offset = _offset(rest, odd, negative, mode)
-    return ((aligned + offset) & mask) - align
+    return jnp.where(magnitude >= one, grid.above, grid.below)
 
 
 def _exponent(aligned: Array, carrier: Carrier) -> Array:
@@ -233,39 +229,14 @@ def _exponent(aligned: Array, carrier: Carrier) -> Array:
     return lax.convert_element_type(signed >> carrier.mantissa_bits, jnp.int32)
 
 
-def _shift(exponent: Array, grid: TaperedGrid, carrier: Carrier) -> Array:
+def _shift(exponent: Array, grid: TaperedGrid) -> Array:
     """How many low bits of an aligned pattern are cut, int32."""
     size = jnp.where(exponent < 0, ~exponent, exponent)
     length = 32 - lax.clz(size & grid.counted)
     return jnp.clip(grid.dropped + (size >> grid.regime) + length, grid.least, grid.most)
 
 
-def _offset(rest: Array, odd: Array, negative: Array, mode: Rounding) -> Array:
-    """What is added before the bits ``rest`` are cut; never more than they are."""
-    ulp, zero = rest + rest.dtype.type(1), jnp.zeros_like(rest)
-    match mode.mode:
-        case "ties_to_even":
-            return jnp.where(odd, ulp, rest) >> 1
-        case "ties_to_away":
-            return ulp >> 1
-        case "ties_to_zero":
-            return rest >> 1
-        case "ties_to_odd":
-            return jnp.where(odd, rest, ulp) >> 1
-        case "up":
-            return jnp.where(negative, zero, rest)
-        case "down":
-            return jnp.where(negative, rest, zero)
-        case "toward_zero":
-            return zero
-        case "away_from_zero":
-            return rest
-        case "to_odd":
-            return jnp.where(odd, zero, rest)
-    raise AssertionError(mode)
-
-
-def _leaves_zero(magnitude, negative, grid: TaperedGrid, mode: Rounding, random, carrier: Carrier):
+def _leaves_zero(magnitude, negative, grid: TaperedGrid, drawn, mode: Rounding, carrier: Carrier):
     """Whether a magnitude rounds to a value other than zero; from the smallest one on all do."""
     one, first, half = _word(1, carrier), grid.first, grid.half
     match mode.mode:
@@ -281,9 +252,8 @@ def _leaves_zero(magnitude, negative, grid: TaperedGrid, mode: Rounding, random,
             return magnitude >= first
         case "away_from_zero" | "to_odd":
             return magnitude >= one
-        case "stochastic":
-            return (magnitude >= first) | _reaches_first(magnitude, grid, random, carrier)
-    raise AssertionError(mode)
+        case _:
+            return magnitude >= jnp.where(drawn, one, first)
 
 
 def _overflowed(rounded, magnitude, negative, grid: TaperedGrid, mode: Rounding, policy, carrier):
@@ -325,60 +295,105 @@ def _points_inward(negative: Array, mode: Rounding) -> Array | None:
 # --- what is drawn --------------------------------------------------------------------------
 
 
-def _drawn(rest: Array, random: Array, carrier: Carrier) -> Array:
-    """The stochastic offset within a binade, where a pattern is as far along a gap as its value."""
-    shift = _word(carrier.bits, carrier) - lax.population_count(rest)
-    return lax.convert_element_type(random, carrier.word) << (carrier.bits - 32) >> shift
+class _Draw(NamedTuple):
+    """The fractions of a gap, times ``2**32``, that move up: those from ``2**32 - d`` on.
+
+    Here d is ``whole + rest * 2**-bits`` with carrier words, and ``ties`` says whether the first of
+    these fractions itself moves up.
+    """
+
+    whole: Array
+    rest: Array
+    ties: Any
 
 
-def _crosses(magnitude, exponent, binades, random, carrier: Carrier) -> Array:
+def _draw(random: Array, mode: Rounding, carrier: Carrier) -> _Draw:
+    """What the random bits mean in a mode; those of ``_b`` and ``_c`` count half a unit more."""
+    word, bits = carrier.word.type, mode.random_bits
+    whole = lax.convert_element_type(random, carrier.word)
+    if mode.mode == "stochastic":
+        return _Draw(whole, jnp.zeros_like(whole), True)
+    half, rest = (1 << 31 >> bits, 0) if bits < 32 else (0, 1 << (carrier.bits - 1))
+    ties = True if mode.mode == "stochastic_b" else (random >> (32 - bits)) & 1 == 0
+    return _Draw(whole + word(half), jnp.full_like(whole, word(rest)), ties)
+
+
+def _drawn_up(
+    magnitude, exponent, shift, grid: TaperedGrid, mode: Rounding, random, carrier: Carrier
+) -> Array:
+    """Whether a stochastic mode moves a magnitude up, if it lies between two values.
+
+    Within a binade the bits that are cut are the fraction of the gap.
+    """
+    if mode.mode == "stochastic_equal":
+        return random >> 31 == 1
+    draw, binades = _draw(random, mode, carrier), jnp.maximum(shift - carrier.mantissa_bits, 0)
+    cut = lax.convert_element_type(shift, carrier.word)
+    within = moves_up(_significand(magnitude, carrier), cut, random, mode, carrier)
+    across = _crosses(magnitude, exponent, binades, draw, carrier)
+    first = _reaches_first(magnitude, grid, draw, carrier)
+    inside = jnp.where(binades > 0, across, within)
+    return jnp.where(magnitude < grid.first, first, inside)
+
+
+def _significand(magnitude: Array, carrier: Carrier) -> Array:
+    stored = carrier.mantissa_bits
+    implicit = jnp.minimum(magnitude >> stored, _word(1, carrier)) << stored
+    return (magnitude & _word((1 << stored) - 1, carrier)) | implicit
+
+
+def _crosses(magnitude, exponent, binades, draw: _Draw, carrier: Carrier) -> Array:
     """Whether a magnitude in a gap of several binades is drawn to the upper neighbour.
 
-    The gap is ``2**e .. 2**(e + K)`` with K = ``2**binades``. With the random word R a number x
-    goes up if its fraction of the gap, times ``2**32``, plus R reaches ``2**32``, that is if::
+    The gap is ``2**e .. 2**(e + K)`` with K = ``2**binades``, so that a number x moves up if::
 
-        x * 2**(32 - e - K) >= (2**32 - R) + R * 2**-K
+        x * 2**(32 - e - K) >= (2**32 - d) + d * 2**-K
     """
     wide = jnp.int32(1) << binades
     down = wide - 1 - (exponent & (wide - 1))  # from the exponent of x to e + K - 1
-    word = lax.convert_element_type(random, carrier.word)
-    return _reaches(magnitude, down, word, word, wide, carrier)
+    return _reaches(magnitude, down, draw, (draw.whole, draw.rest), wide, carrier)
 
 
-def _reaches_first(magnitude, grid: TaperedGrid, random, carrier: Carrier) -> Array:
+def _reaches_first(magnitude, grid: TaperedGrid, draw: _Draw, carrier: Carrier) -> Array:
     """Whether a magnitude below the smallest value, ``2**e * (1 + 2**-excess)``, is drawn to it.
 
-    With the random word R that is so if ``x * 2**(32 - e) >= (2**32 - R) * (1 + 2**-excess)``.
+    That is so if ``x * 2**(32 - e) >= (2**32 - d) * (1 + 2**-excess)``.
     """
-    stored = carrier.mantissa_bits
+    stored, none = carrier.mantissa_bits, _word(0, carrier)
     fields = [lax.convert_element_type(m >> stored, jnp.int32) for m in (magnitude, grid.first)]
     down = fields[1] - 1 - jnp.maximum(fields[0], 1)
-    word = lax.convert_element_type(random, carrier.word)
-    left = jnp.where(grid.excess < 0, _word(0, carrier), _complement(word, carrier))
-    return _reaches(magnitude, down, word, left, jnp.maximum(grid.excess, 0), carrier)
+    tail = [jnp.where(grid.excess < 0, none, part) for part in _threshold(draw, carrier)]
+    return _reaches(magnitude, down, draw, tail, jnp.maximum(grid.excess, 0), carrier)
 
 
-def _complement(word: Array, carrier: Carrier) -> Array:
-    """``2**32`` less the word, modulo the carrier's word."""
-    return _word(2**32 % 2**carrier.bits, carrier) - word
+def _threshold(draw: _Draw, carrier: Carrier) -> tuple[Array, Array]:
+    """``2**32 - d``, integer and fraction, the integer modulo the carrier's word."""
+    most, zero = _word((2**32 - 1) % 2**carrier.bits, carrier), _word(0, carrier)
+    borrow = _word(1, carrier) - (draw.rest != zero).astype(carrier.word)
+    return most - draw.whole + borrow, zero - draw.rest
 
 
-def _reaches(magnitude, down, word, tail, tail_shift, carrier: Carrier) -> Array:
-    """Whether ``s * 2**(32 - down) >= (2**32 - word) + tail * 2**-tail_shift``.
+def _reaches(magnitude, down, draw: _Draw, tail, tail_shift, carrier: Carrier) -> Array:
+    """Whether ``s * 2**(32 - down)`` reaches ``(2**32 - d) + tail * 2**-tail_shift``.
 
-    Here s in [1/2, 1) is the significand of the magnitude, below 1/2 for carrier subnormals. Both
-    sides are split into integer and fraction, the fraction in units of ``2**-carrier.bits``; of the
-    left side it is exact unless the integer is 0, which is less than the right side. Of the
-    right side bits below these units are kept as one: no left side lies between.
+    Here s, below 1, is the significand of the magnitude, at the top of a word. Numbers are integer
+    and fraction, in units of ``2**-bits``. The left side is held exactly, unless it is below 1/2,
+    which is less than any right side; of the right side it is known whether bits below were lost.
+    Shifts by more than a word leave nothing, also those that are negative and wrap.
     """
-    bits, stored = carrier.bits, carrier.mantissa_bits
-    implicit = jnp.minimum(magnitude >> stored, _word(1, carrier)) << stored
-    significand = (magnitude & _word((1 << stored) - 1, carrier) | implicit) << (bits - 1 - stored)
-    shift = lax.convert_element_type(jnp.minimum(down + (bits - 32), bits), carrier.word)
+    bits, zero = carrier.bits, _word(0, carrier)
+    significand = _significand(magnitude, carrier) << (bits - 1 - carrier.mantissa_bits)
+    shift = lax.convert_element_type(down + (bits - 32), carrier.word)
     left, left_rest = significand >> shift, significand << (_word(bits, carrier) - shift)
-    tail_shift = lax.convert_element_type(tail_shift, carrier.word)
-    far = tail_shift > bits  # then the tail is less than a unit
-    right = _complement(word, carrier) + (tail >> tail_shift)
-    right_rest = jnp.where(far, jnp.minimum(tail, _word(1, carrier)), tail << (bits - tail_shift))
-    reaches = (left > right) | ((left == right) & (left_rest >= right_rest))
-    return reaches & (word != 0)
+
+    whole, rest = tail
+    shift = lax.convert_element_type(tail_shift, carrier.word)
+    up = _word(bits, carrier) - shift
+    lost = jnp.where(shift > bits, whole | rest, rest << up) != zero
+    right, right_rest = _threshold(draw, carrier)
+    sum_rest = right_rest + ((whole << up) | (rest >> shift))
+    right = right + (whole >> shift) + (sum_rest < right_rest).astype(carrier.word)
+
+    beyond = (left > right) | ((left == right) & (left_rest > sum_rest))
+    equal = (left == right) & (left_rest == sum_rest) & ~lost
+    return (beyond | (equal & draw.ties)) & (draw.whole | draw.rest != zero)
