@@ -1,9 +1,9 @@
 """The interval oracle: exact rounding of whole arrays, by comparing bit patterns.
 
 For a deterministic mode the result of ``exact.round_exact`` is the same for every number of one
-*class*: a grid point, the tie point of a gap, what lies on either side of it, everything beyond
-the grid, infinity, NaN. So the exact definition is asked once per class, with a fraction that lies
-in it, and an array is rounded by looking up the class of each element.
+*class*: a grid point, the midpoint of a gap, an open half of a gap, everything beyond the grid,
+infinity, NaN. So the exact definition is asked once per class, with a fraction that lies in it,
+and an array is rounded by looking up the class of each element.
 
 The bit patterns of non-negative IEEE numbers are ordered as the numbers are. A class is therefore
 a range of patterns, found by exact arithmetic, and a look-up is a comparison of integers: no
@@ -109,8 +109,6 @@ def magnitudes(fmt: Format) -> int:
     """How many grid points the larger side of a format has, zero counted; used to number gaps."""
     if isinstance(fmt, Float):
         return max(fmt.top_code, fmt.bottom_code) + 1 + (not fmt.has_zero)
-    return int(max(fmt.largest, -fmt.lowest) / fmt.smallest) + 1
-        return fmt.top_code + 1 + (not fmt.has_zero)
     if isinstance(fmt, Integer):
         return int(max(fmt.largest, -fmt.lowest) / fmt.smallest) + 1
     return len(_listed(fmt)) - 1
@@ -127,23 +125,15 @@ def grid_point(fmt: Format, index: int) -> Fraction:
 
 @cache
 def _listed(fmt: Format) -> list[Fraction]:
-    """The grid points of a format with both signs alike, and the next one if there is one."""
-    with unchecked():
-        finite = {abs(v) for v in exact.values(fmt) if isinstance(v, Fraction)}
-        beyond = exact.gap_at(fmt, fmt.largest).far
-    return sorted(finite | {beyond})
-
-
-def tie_point(fmt: Format, low: Fraction, high: Fraction) -> Fraction:
-    """Where nearest changes between two neighbours: the midpoint, except in tapered formats."""
-    middle = (low + high) / 2
-    return middle if isinstance(fmt, Float | Integer) else exact.gap_at(fmt, middle).tie
+    """The grid points of a symmetric format that are not negative, and the next if there is one."""
+    finite = {abs(value) for value in exact.values(fmt) if isinstance(value, Fraction)}
+    return sorted(finite | {exact.gap_at(fmt, fmt.largest).far})
 
 
 def tie_points(fmt: Format, low: Fraction, high: Fraction) -> list[Fraction]:
-    """Where nearest changes within a gap: the middle, but where a neighbour is missing."""
+    """Where nearest changes within a gap: the middle, but where the format says otherwise."""
     middle = (low + high) / 2
-    if not isinstance(fmt, Float) or fmt.is_regular:
+    if isinstance(fmt, Integer) or (isinstance(fmt, Float) and fmt.is_regular):
         return [middle]
     found = {abs(exact.gap_at(fmt, sign * middle).tie) for sign in (1, -1)}
     return sorted(tie for tie in found if low < tie < high)
@@ -188,12 +178,6 @@ class Intervals:
             points = [low, *tie_points(self.fmt, low, high), high]
             for point, following in pairwise(points):
                 yield from self._point_and_above(point, (point + following) / 2)
-            tie = tie_point(self.fmt, low, high)
-            if tie > low:
-                yield from self._point_and_above(low, (low + tie) / 2)
-                yield from self._point_and_above(tie, (tie + high) / 2)
-            else:
-                yield from self._point_and_above(low, high / 2)
             end = high
         if len(self.gaps) and self.gaps[-1] == magnitudes(self.fmt) - 1:
             yield from self._point_and_above(end, 2 * end)

@@ -2,7 +2,5 @@
 
 from qsim.numbers import binades as binades  # each family's module registers it
 from qsim.numbers import p3109 as p3109
-from qsim.numbers import hifloat as hifloat
-from qsim.numbers import posits as posits
 from qsim.numbers import posit_codes as posit_codes
 from qsim.numbers import tapered as tapered

@@ -30,7 +30,7 @@ from qsim.numbers.records import exponent_of
 from qsim.numbers.significands import wrapped
 from qsim.numbers.stochastic import moves_up
 
-__all__ = ["BinadeGrid", "FirstGap"]
+__all__ = ["BinadeGrid", "FirstGap", "offset"]
 
 
 @jax.tree_util.register_dataclass
@@ -54,7 +54,6 @@ class FirstGap:
     tie_even: Any
     tie_odd: Any
     to_odd: Any
-__all__ = ["BinadeGrid", "offset"]
 
 
 @jax.tree_util.register_dataclass

@@ -39,7 +39,7 @@ from functools import cache
 from qsim.numbers import exact
 from qsim.numbers.exact import Gap, Value
 from qsim.numbers.families import register
-from qsim.numbers.formats import MAX_CODE_BITS, Format, power
+from qsim.numbers.records import MAX_CODE_BITS, Format, power, require, require_integers
 
 __all__ = ["Posit", "Takum"]
 
@@ -184,11 +184,12 @@ class Takum(_Tapered):
 
 
 def _require_within(record: Format, name: str, least: int, most: int, reason: str) -> None:
+    require_integers(record, name)
     kind, value = type(record).__name__, getattr(record, name)
-    if type(value) is not int:
-        raise TypeError(f"{kind} {name} must be a Python int, got {value!r}")
-    if not least <= value <= most:
-        raise ValueError(f"{kind} {name} is {value}, but must be within {least}..{most}: {reason}")
+    require(
+        least <= value <= most,
+        f"{kind} {name} is {value}, but must be within {least}..{most}: {reason}",
+    )
 
 
 # --- the values -----------------------------------------------------------------------------

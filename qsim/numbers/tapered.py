@@ -19,7 +19,7 @@ Sources: the definitions in ``qsim.numbers.posits`` and ``hifloat``, which this 
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +32,9 @@ from qsim.numbers.binades import offset
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Carrier, Grid, carrier_of, lowered, pattern, require_carried
 from qsim.numbers.hifloat import HiFloat8
+from qsim.numbers.interpolation import moves
 from qsim.numbers.modes import Rounding
 from qsim.numbers.posits import Posit, Takum
-from qsim.numbers.stochastic import moves_up
 
 __all__ = ["TaperedGrid"]
 
@@ -58,8 +58,7 @@ class TaperedGrid(Grid):
     - ``regime`` and ``counted``, ``dropped``: the terms of the equation above; ``regime`` is 31 and
       ``counted`` has no bits where the term is absent;
     - ``least`` and ``most``: bounds of the number of bits that are cut;
-    - ``parity``: ``(aligned ^ parity) & ulp`` is zero where the lower neighbour's code is even;
-    - ``excess``: where the smallest value is ``2**e * (1 + 2**-excess)``; -1 for a power of two.
+    - ``parity``: ``(aligned ^ parity) & ulp`` is zero where the lower neighbour's code is even.
     """
 
     quantum: Any
@@ -76,7 +75,6 @@ class TaperedGrid(Grid):
     least: Any
     most: Any
     parity: Any
-    excess: Any
 
     def round(
         self,
@@ -95,13 +93,12 @@ class TaperedGrid(Grid):
         at_least_first = jnp.maximum(magnitude, grid.first)
         align = _alignment(at_least_first, grid, carrier)
         aligned = at_least_first + align
-        exponent = _exponent(aligned, carrier)
-        shift = _shift(exponent, grid)
-        mask = _word(2**carrier.bits - 1, carrier) << lax.convert_element_type(shift, carrier.word)
+        mask = _word(2**carrier.bits - 1, carrier) << _shift(aligned, grid, carrier)
         odd = (aligned ^ grid.parity) & (~mask + _word(1, carrier)) != 0
         drawn = None
         if mode.is_stochastic:
-            drawn = _drawn_up(magnitude, exponent, shift, grid, mode, random, carrier)
+            near, far = _neighbours(magnitude, aligned, align, mask, grid, carrier)
+            drawn = moves(magnitude, near, far, random, mode=mode, carrier=carrier)
         rounded = ((aligned + offset(mask, odd, negative, drawn, mode, carrier)) & mask) - align
         rounded = _overflowed(rounded, magnitude, negative, grid, mode, policy, carrier)
         leaves_zero = _leaves_zero(magnitude, negative, grid, drawn, mode, carrier)
@@ -153,7 +150,6 @@ def _(fmt: Takum, carrier: Carrier) -> TaperedGrid:
         dropped=stored + 4 - fmt.bits,
         least=stored + 5 - fmt.bits,
         most=stored + 7,
-        excess=max(fmt.bits - 12, -1),
     )
 
 
@@ -186,7 +182,6 @@ def _tapered(
     parity: int = 0,
     regime: int = 31,
     counted: int = 0,
-    excess: int = -1,
     **counts: int,
 ) -> TaperedGrid:
     """The grid of a format, after checking that the carrier holds it; binades as integers."""
@@ -202,7 +197,7 @@ def _tapered(
         "below": ((below - carrier.bias) << carrier.mantissa_bits) % 2**carrier.bits,
         "parity": parity,
     }
-    integers = {"regime": regime, "counted": counted, "excess": excess, **counts}
+    integers = {"regime": regime, "counted": counted, **counts}
     return TaperedGrid(
         quantum=np.asarray(fmt.quantum, np.int32),
         **{name: np.asarray(word, carrier.word) for name, word in words.items()},
@@ -223,17 +218,22 @@ def _alignment(magnitude: Array, grid: TaperedGrid, carrier: Carrier) -> Array:
     return jnp.where(magnitude >= one, grid.above, grid.below)
 
 
-def _exponent(aligned: Array, carrier: Carrier) -> Array:
-    """The exponent in an aligned pattern, int32."""
+def _shift(aligned: Array, grid: TaperedGrid, carrier: Carrier) -> Array:
+    """How many low bits of an aligned pattern are cut."""
     signed = lax.bitcast_convert_type(aligned, jnp.dtype(f"int{carrier.bits}"))
-    return lax.convert_element_type(signed >> carrier.mantissa_bits, jnp.int32)
-
-
-def _shift(exponent: Array, grid: TaperedGrid) -> Array:
-    """How many low bits of an aligned pattern are cut, int32."""
+    exponent = lax.convert_element_type(signed >> carrier.mantissa_bits, jnp.int32)
     size = jnp.where(exponent < 0, ~exponent, exponent)
     length = 32 - lax.clz(size & grid.counted)
-    return jnp.clip(grid.dropped + (size >> grid.regime) + length, grid.least, grid.most)
+    cut = jnp.clip(grid.dropped + (size >> grid.regime) + length, grid.least, grid.most)
+    return lax.convert_element_type(cut, carrier.word)
+
+
+def _neighbours(magnitude, aligned, align, mask, grid: TaperedGrid, carrier: Carrier):
+    """The two values, or grid points beyond the largest, between which a magnitude lies."""
+    in_first_gap = magnitude < grid.first
+    near, far = (aligned & mask) - align, (aligned | ~mask) + _word(1, carrier) - align
+    near = jnp.where(in_first_gap, _word(0, carrier), near)
+    return near, jnp.where(in_first_gap, grid.first, far)
 
 
 def _leaves_zero(magnitude, negative, grid: TaperedGrid, drawn, mode: Rounding, carrier: Carrier):
@@ -269,8 +269,10 @@ def _overflowed(rounded, magnitude, negative, grid: TaperedGrid, mode: Rounding,
             return jnp.where(keeps, infinity, jnp.minimum(rounded, grid.largest))
         case "p3109":
             beyond = jnp.where(grid.overflow == infinity, infinity, grid.largest)
-        case _:
+        case "ieee":
             beyond = grid.overflow
+        case _:
+            raise AssertionError(policy)
     inward = _points_inward(negative, mode)
     if inward is not None:
         beyond = jnp.where(inward & is_finite, grid.largest, beyond)
@@ -290,110 +292,3 @@ def _points_inward(negative: Array, mode: Rounding) -> Array | None:
         case "down":
             return ~negative
     return None
-
-
-# --- what is drawn --------------------------------------------------------------------------
-
-
-class _Draw(NamedTuple):
-    """The fractions of a gap, times ``2**32``, that move up: those from ``2**32 - d`` on.
-
-    Here d is ``whole + rest * 2**-bits`` with carrier words, and ``ties`` says whether the first of
-    these fractions itself moves up.
-    """
-
-    whole: Array
-    rest: Array
-    ties: Any
-
-
-def _draw(random: Array, mode: Rounding, carrier: Carrier) -> _Draw:
-    """What the random bits mean in a mode; those of ``_b`` and ``_c`` count half a unit more."""
-    word, bits = carrier.word.type, mode.random_bits
-    whole = lax.convert_element_type(random, carrier.word)
-    if mode.mode == "stochastic":
-        return _Draw(whole, jnp.zeros_like(whole), True)
-    half, rest = (1 << 31 >> bits, 0) if bits < 32 else (0, 1 << (carrier.bits - 1))
-    ties = True if mode.mode == "stochastic_b" else (random >> (32 - bits)) & 1 == 0
-    return _Draw(whole + word(half), jnp.full_like(whole, word(rest)), ties)
-
-
-def _drawn_up(
-    magnitude, exponent, shift, grid: TaperedGrid, mode: Rounding, random, carrier: Carrier
-) -> Array:
-    """Whether a stochastic mode moves a magnitude up, if it lies between two values.
-
-    Within a binade the bits that are cut are the fraction of the gap.
-    """
-    if mode.mode == "stochastic_equal":
-        return random >> 31 == 1
-    draw, binades = _draw(random, mode, carrier), jnp.maximum(shift - carrier.mantissa_bits, 0)
-    cut = lax.convert_element_type(shift, carrier.word)
-    within = moves_up(_significand(magnitude, carrier), cut, random, mode, carrier)
-    across = _crosses(magnitude, exponent, binades, draw, carrier)
-    first = _reaches_first(magnitude, grid, draw, carrier)
-    inside = jnp.where(binades > 0, across, within)
-    return jnp.where(magnitude < grid.first, first, inside)
-
-
-def _significand(magnitude: Array, carrier: Carrier) -> Array:
-    stored = carrier.mantissa_bits
-    implicit = jnp.minimum(magnitude >> stored, _word(1, carrier)) << stored
-    return (magnitude & _word((1 << stored) - 1, carrier)) | implicit
-
-
-def _crosses(magnitude, exponent, binades, draw: _Draw, carrier: Carrier) -> Array:
-    """Whether a magnitude in a gap of several binades is drawn to the upper neighbour.
-
-    The gap is ``2**e .. 2**(e + K)`` with K = ``2**binades``, so that a number x moves up if::
-
-        x * 2**(32 - e - K) >= (2**32 - d) + d * 2**-K
-    """
-    wide = jnp.int32(1) << binades
-    down = wide - 1 - (exponent & (wide - 1))  # from the exponent of x to e + K - 1
-    return _reaches(magnitude, down, draw, (draw.whole, draw.rest), wide, carrier)
-
-
-def _reaches_first(magnitude, grid: TaperedGrid, draw: _Draw, carrier: Carrier) -> Array:
-    """Whether a magnitude below the smallest value, ``2**e * (1 + 2**-excess)``, is drawn to it.
-
-    That is so if ``x * 2**(32 - e) >= (2**32 - d) * (1 + 2**-excess)``.
-    """
-    stored, none = carrier.mantissa_bits, _word(0, carrier)
-    fields = [lax.convert_element_type(m >> stored, jnp.int32) for m in (magnitude, grid.first)]
-    down = fields[1] - 1 - jnp.maximum(fields[0], 1)
-    tail = [jnp.where(grid.excess < 0, none, part) for part in _threshold(draw, carrier)]
-    return _reaches(magnitude, down, draw, tail, jnp.maximum(grid.excess, 0), carrier)
-
-
-def _threshold(draw: _Draw, carrier: Carrier) -> tuple[Array, Array]:
-    """``2**32 - d``, integer and fraction, the integer modulo the carrier's word."""
-    most, zero = _word((2**32 - 1) % 2**carrier.bits, carrier), _word(0, carrier)
-    borrow = _word(1, carrier) - (draw.rest != zero).astype(carrier.word)
-    return most - draw.whole + borrow, zero - draw.rest
-
-
-def _reaches(magnitude, down, draw: _Draw, tail, tail_shift, carrier: Carrier) -> Array:
-    """Whether ``s * 2**(32 - down)`` reaches ``(2**32 - d) + tail * 2**-tail_shift``.
-
-    Here s, below 1, is the significand of the magnitude, at the top of a word. Numbers are integer
-    and fraction, in units of ``2**-bits``. The left side is held exactly, unless it is below 1/2,
-    which is less than any right side; of the right side it is known whether bits below were lost.
-    Shifts by more than a word leave nothing, also those that are negative and wrap.
-    """
-    bits, zero = carrier.bits, _word(0, carrier)
-    significand = _significand(magnitude, carrier) << (bits - 1 - carrier.mantissa_bits)
-    shift = lax.convert_element_type(down + (bits - 32), carrier.word)
-    left, left_rest = significand >> shift, significand << (_word(bits, carrier) - shift)
-
-    whole, rest = tail
-    shift = lax.convert_element_type(tail_shift, carrier.word)
-    up = _word(bits, carrier) - shift
-    lost = jnp.where(shift > bits, whole | rest, rest << up) != zero
-    right, right_rest = _threshold(draw, carrier)
-    sum_rest = right_rest + ((whole << up) | (rest >> shift))
-    right = right + (whole >> shift) + (sum_rest < right_rest).astype(carrier.word)
-
-    beyond = (left > right) | ((left == right) & (left_rest > sum_rest))
-    equal = (left == right) & (left_rest == sum_rest) & ~lost
-    return (beyond | (equal & draw.ties)) & (draw.whole | draw.rest != zero)
