@@ -1,6 +1,7 @@
 """qsim: emulated number formats for any JAX program, a whole sweep in one compiled call."""
 
 from qsim import arithmetic
+from qsim.numbers.codebooks import Codebook
 from qsim.numbers.codes import NoNaNError, decode, encode
 from qsim.numbers.formats import Float, Format, Integer
 from qsim.numbers.grid import Grid, lower, stack
@@ -22,6 +23,7 @@ __all__ = [
     "OVERFLOWS",
     "ROUNDINGS",
     "SCALES",
+    "Codebook",
     "Float",
     "Format",
     "Grid",

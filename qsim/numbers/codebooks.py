@@ -74,9 +74,7 @@ class Codebook(Format):
             self.carrier in CARRIERS,
             f"carrier is {self.carrier!r}, but must be 'float32' or 'float64'",
         )
-        require(
-            self.ties in TIES, f"ties is {self.ties!r}, but must be one of {', '.join(TIES)}"
-        )
+        require(self.ties in TIES, f"ties is {self.ties!r}, but must be one of {', '.join(TIES)}")
         if not isinstance(self.values, Sequence | np.ndarray) or isinstance(self.values, str):
             raise TypeError(f"values must be a list of numbers, got {self.values!r}")
         require(
@@ -180,8 +178,10 @@ def _read(number: object, carrier: str) -> Fraction:
     """The value that a number of a list stands for."""
     if isinstance(number, bool | np.bool_):
         raise TypeError(f"a codebook holds numbers, got {number!r}")
-    if isinstance(number, int | np.integer | Fraction):
-        exactly, taken_as_is = Fraction(int(number) if hasattr(number, "dtype") else number), True
+    if isinstance(number, int | np.integer):
+        exactly, taken_as_is = Fraction(int(number)), True
+    elif isinstance(number, Fraction):
+        exactly, taken_as_is = number, True
     elif isinstance(number, float | np.floating):
         require(bool(np.isfinite(number)), f"a codebook holds finite numbers, got {number}")
         exactly, taken_as_is = Fraction(float(number)), False
