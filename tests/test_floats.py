@@ -34,12 +34,27 @@ SMALL = [
     *("ue2m2_no_zero", "ue3m1n_no_zero", "ue2m2b127fn_no_zero", "e2m2f_one_zero"),
     *("e3m2_emax1", "e2m2f_emax1", "e3m1nuz_emax-1_absent", "e3m2_nan=1f", "e3m1_inf=f.1f_nan=10"),
 ]
+# values off the binary grid, and missing ones
+IRREGULAR = ["e2m1b1.3f", "e2m1_nan=3.c", "e2m1b0.25_nan=3.c", "e2m1f_normalised"]
+MORE_IRREGULAR = [
+    *("e2m2b1.3f", "ue2m2b-2.7fn_absent", "e3m0b0.5_zero", "e7m0b63.5", "e3m1_inf=9.1c_nan=1.10"),
+    *("e2m2_nan=2.3.4.12", "ue2m3n_normalised", "e3m1nuz_normalised", "e3m2b127f_normalised"),
+]
 LARGER = [
     *(f"e4m3fn_{treatment}" for treatment in SUBNORMALS if treatment[0] in "far"),
-    *(f"e5m2b141nuz_{treatment}" for treatment in SUBNORMALS if treatment[0] in "far"),
+    *(f"e5m2b127nuz_{treatment}" for treatment in SUBNORMALS if treatment[0] in "far"),
     *("e5m10_flush_after", "e8m7_flush_before", "e8m10_absent", "e8m7_read_as_zero"),
     *("binary8p1se", "binary8p1ue", "binary8p1sf", "binary8p1uf", "binary6p1ue", "binary8p8ue"),
     *("p1", "p3", "p11", "e5m10_emax7", "e8m23_flush_after", "e8m23_absent", "e0m7", "e8m0_zero"),
+    *("e6m9fn_normalised", "e4m3b7.3", "e5m10b3.25", "e4m3_nan=10.20.7f"),
+]
+AT_FIRST = ["e4m3fn_flush_after", "e8m10_absent", "binary8p1ue", "binary8p1se", "e6m9fn_normalised"]
+
+
+TIERS = [
+    *(pytest.param(name) for name in [*SMALL, *IRREGULAR]),
+    *(pytest.param(name, marks=pytest.mark.t1) for name in [*MORE_IRREGULAR, *AT_FIRST]),
+    *(pytest.param(name, marks=pytest.mark.t2) for name in LARGER if name not in AT_FIRST),
 ]
 
 
@@ -50,7 +65,7 @@ def oracle_of(fmt):
     return intervals(fmt) if fmt.bits <= 8 else intervals(fmt, gaps=telling_gaps(fmt)[:400])
 
 
-@pytest.mark.parametrize("name", [*SMALL, *(pytest.param(n, marks=pytest.mark.t1) for n in LARGER)])
+@pytest.mark.parametrize("name", TIERS)
 def test_floats_of_every_kind_round_exactly(name):
     """All values, midpoints and their neighbours, in every mode and policy."""
     fmt = parse(name)
@@ -61,7 +76,7 @@ def test_floats_of_every_kind_round_exactly(name):
     assert_rounds_exactly(fmt, patterns, oracle)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, *IRREGULAR])
 def test_floats_of_every_kind_round_stochastically_as_defined(name, bits=3):
     """About every value, with every R."""
     fmt, layout = parse(name), LAYOUTS["float32"]

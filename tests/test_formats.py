@@ -36,6 +36,7 @@ SPECS = [
     *("e2m2f_one_zero", "e3m2_emax1", "e2m3f_emax1", "e3m2_nan=1f", "e2m2_inf=f.1f_nan=e.10"),
     *("e3m2_flush_after", "e2m3fn_flush_before", "e3m2nuz_absent", "e2m3f_read_as_zero"),
     *("posit2.0", "posit3.2", "posit5.3", "posit7.1", "posit9.1", "takum6", "takum9"),
+    *("e2m2b1.3f", "e2m1_nan=3.c", "e3m1_inf=9.1c_nan=1.10", "ue2m3n_normalised"),
 ]
 
 

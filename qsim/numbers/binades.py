@@ -29,6 +29,7 @@ from qsim.numbers.modes import Rounding
 from qsim.numbers.records import exponent_of
 from qsim.numbers.significands import wrapped
 from qsim.numbers.stochastic import moves_up
+from qsim.numbers.tables import table_of
 
 __all__ = ["BinadeGrid", "FirstGap", "offset"]
 
@@ -153,7 +154,7 @@ def _(fmt: Integer, carrier: Carrier) -> BinadeGrid:
 @lowered.register
 def _(fmt: Float, carrier: Carrier) -> Grid:
     if not fmt.is_regular:
-        raise NotImplementedError(f"{fmt} has irregular gaps")
+        return table_of(fmt, carrier)
     return _binade_grid(fmt, fmt.mantissa_bits, carrier)
 
 
