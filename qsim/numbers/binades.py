@@ -12,7 +12,7 @@ smallest gap are compared with it and its half instead.
 Sources: the definitions in ``qsim.numbers.exact``, which this equals.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ from jaxtyping import Float as FloatArray
 
 from qsim.numbers.formats import Float, Format, Integer, power
 from qsim.numbers.grid import Carrier, Grid, carrier_of, lowered, pattern, require_carried
+from qsim.numbers.interpolation import moves
 from qsim.numbers.modes import Rounding
 from qsim.numbers.records import exponent_of
 from qsim.numbers.significands import wrapped
@@ -71,6 +72,8 @@ class BinadeGrid(Grid):
     - ``first``: the grid point next to zero, below which magnitudes are compared and not added to;
     - ``first_exponent`` (int32): the exponent of the gap between zero and ``first``;
     - ``zero``: which magnitudes round to zero, a ``FirstGap``;
+    - ``first_is_power``, which is static: whether ``first`` is a power of two, as it is but in
+      formats that begin in the middle of a binade;
     - ``smallest`` is 0, but the smallest value where the format has no zero;
     - ``largest``, ``lowest``: the magnitudes of the largest value and of the lowest, which is 0
       for unsigned formats;
@@ -102,6 +105,7 @@ class BinadeGrid(Grid):
     absolute: Any
     negative_zero: Any
     parity: Any
+    first_is_power: bool = field(default=True, metadata={"static": True})
     wraps: ClassVar[bool] = True
 
     def round(
@@ -181,13 +185,15 @@ def _binade_grid(fmt: Float | Integer, mantissa_bits: int, carrier: Carrier) -> 
         **arrays,
         **{name: np.asarray(value, np.int32) for name, value in integers.items()},
         zero=FirstGap(**zero),
+        first_is_power=first == power(exponent_of(first)),
     )
 
 
 def _skips_subnormals(fmt: Format) -> bool:
     """Whether the grid point next to zero is above the smallest gap."""
     no_zero = not fmt.has_zero
-    return no_zero or getattr(fmt, "subnormals", "gradual") in ("absent", "flush_before")
+    skipping = ("absent", "flush_before", "normalised")
+    return no_zero or getattr(fmt, "subnormals", "gradual") in skipping
 
 
 def _zero(fmt: Float | Integer, carrier: Carrier) -> dict[str, int]:
@@ -211,14 +217,15 @@ def _zero(fmt: Float | Integer, carrier: Carrier) -> dict[str, int]:
             "to_odd": smallest,
         }
     binade = 1 << carrier.mantissa_bits
+    is_odd = smallest < 2 * binade and smallest % 2
     half = smallest >> 1 if smallest < 2 * binade else smallest - binade
     return {
         "inward": smallest,
         "outward": 1,
-        "tie_outward": max(half, 1),
+        "tie_outward": half + is_odd,
         "tie_inward": half + 1,
         "tie_even": half + 1,
-        "tie_odd": max(half, 1),
+        "tie_odd": half + is_odd,
         "to_odd": 1,
     }
 
@@ -341,17 +348,19 @@ def _leaves_zero(magnitude, negative, grid: BinadeGrid, drawn, mode: Rounding, c
 
 def _drawn_up(magnitude: Array, grid: BinadeGrid, mode: Rounding, random, carrier: Carrier):
     """Whether a stochastic mode moves a magnitude up, in the first gap too."""
-    one = _word(1, carrier)
-    stored = carrier.mantissa_bits
+    one, stored = _word(1, carrier), carrier.mantissa_bits
     implicit = jnp.minimum(magnitude >> stored, one) << stored
     significand = (magnitude & _word((1 << stored) - 1, carrier)) | implicit
-    field = lax.convert_element_type(jnp.maximum(magnitude >> stored, one), jnp.int32)
-    below_first = grid.first_exponent + (carrier.bias + stored) - field
-    shift = jnp.where(
-        magnitude < grid.first,
-        lax.convert_element_type(below_first, carrier.word),
-        _shift(magnitude, grid, carrier),
-    )
+    shift = _shift(magnitude, grid, carrier)
+    if not grid.first_is_power:
+        least = jnp.minimum(magnitude, grid.first)
+        leaves = moves(least, least ^ least, grid.first, random, mode=mode, carrier=carrier)
+        inside = moves_up(significand, shift, random, mode, carrier)
+        return jnp.where(magnitude < grid.first, leaves, inside)
+    binade = lax.convert_element_type(jnp.maximum(magnitude >> stored, one), jnp.int32)
+    below_first = grid.first_exponent + (carrier.bias + stored) - binade
+    below_first = lax.convert_element_type(below_first, carrier.word)
+    shift = jnp.where(magnitude < grid.first, below_first, shift)
     return moves_up(significand, shift, random, mode, carrier)
 
 

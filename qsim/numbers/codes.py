@@ -245,8 +245,10 @@ def _float_code(exponent, spacing, significand, fmt: formats.Float, carrier: Car
     gap = binade - fmt.mantissa_bits
     field = (binade - fmt.emin).astype(carrier.word) << fmt.mantissa_bits
     code = (significand >> (gap - spacing).astype(carrier.word)) + field
-    # without a zero the lowest binade has the field 0 although its implicit bit is set
-    return code if fmt.has_zero else code - carrier.word.type(1 << fmt.mantissa_bits)
+    if fmt.lowest_field:
+        return code
+    # the lowest binade has the field 0 although its implicit bit is set
+    return jnp.where(significand == 0, code, code - carrier.word.type(1 << fmt.mantissa_bits))
 
 
 @decoded.register
@@ -267,12 +269,13 @@ def _(fmt: formats.Float, codes: Array, carrier: Carrier) -> Array:
     negative = (codes >> width == 1) & fmt.signed
     magnitude = codes & word(2**width - 1)
     field, fraction = (magnitude >> stored).astype(jnp.int32), magnitude & word(2**stored - 1)
-    implicit = (field > 0) if fmt.has_zero else jnp.ones_like(negative)
+    implicit = field >= fmt.lowest_field
+    if fmt.has_zero:
+        implicit = implicit & (magnitude != 0)
     significand = fraction | jnp.where(implicit, word(1 << stored), word(0))
     if fmt.subnormals != "gradual":
         significand = jnp.where(implicit, significand, word(0))
-    lowest = 1 if fmt.has_zero else 0
-    spacing = jnp.maximum(field, lowest) - fmt.bias - stored
+    spacing = jnp.maximum(field, fmt.lowest_field) - fmt.bias - stored
     keeps_sign = negative if fmt.has_negative_zero else negative & (significand != 0)
     values = assembled(significand, spacing, keeps_sign, carrier)
     special = magnitude > word(fmt.top_code)

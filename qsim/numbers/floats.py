@@ -200,7 +200,7 @@ class Float(Format):
             "the special codes leave no value" + (" but zero" if self.zero else ""),
         )
         require(
-            self.subnormals in ("gradual", "absent", "normalised") or self._has_even_gaps,
+            self.subnormals in ("gradual", "absent", "normalised") or self.is_regular,
             f"subnormals={self.subnormals!r} needs an integer bias and special codes beyond the "
             "values: otherwise choose 'gradual', 'absent' or 'normalised'",
         )
@@ -283,22 +283,17 @@ class Float(Format):
         return within and self.special(code) is not None
 
     @property
-    def _has_even_gaps(self) -> bool:
-        """Whether no value is missing and none is rounded."""
+    def is_regular(self) -> bool:
+        """Whether gaps are the same within a binade: no value is missing, and none is rounded."""
         if self.scale != 1 or not isinstance(self.nans, tuple):
             return self.scale == 1
         special = (divmod(code, self._specials.sign) for code in (*self.nans, *self.infinities))
         return not any(0 < magnitude < self._ends[sign] for sign, magnitude in special)
 
-    @property
-    def is_regular(self) -> bool:
-        """Whether the gaps are the same within a binade: neither holes nor a real bias."""
-        return self._has_even_gaps and self.subnormals != "normalised"
-
     # --- the values ------------------------------------------------------------------------
 
     @property
-    def _lowest_field(self) -> int:
+    def lowest_field(self) -> int:
         """The exponent field of the lowest binade of full precision."""
         return 1 if self.zero and self.subnormals != "normalised" else 0
 
@@ -309,13 +304,13 @@ class Float(Format):
     @property
     def emin(self) -> int:
         """Exponent of the smallest normal value."""
-        return self._lowest_field - self.bias
+        return self.lowest_field - self.bias
 
     @property
     def emax(self) -> int:
         """Exponent of the largest finite value."""
         largest = max(self._ends)
-        return max(largest >> self.mantissa_bits, self._lowest_field) - self.bias
+        return max(largest >> self.mantissa_bits, self.lowest_field) - self.bias
 
     @property
     def quantum(self) -> int:
@@ -348,7 +343,7 @@ class Float(Format):
     @property
     def smallest_normal(self) -> Fraction:
         """The smallest positive normal value."""
-        first = self._lowest_field << self.mantissa_bits
+        first = self.lowest_field << self.mantissa_bits
         return self.magnitude(first + (self.subnormals == "normalised"))
 
     @property
@@ -373,7 +368,7 @@ class Float(Format):
         field, fraction = code >> m, code & (2**m - 1)
         if code == 0 and self.zero:
             return Fraction(0)
-        if field < self._lowest_field:
+        if field < self.lowest_field:
             value = fraction * power(1 - self.bias - m)
         else:
             value = (2**m + fraction) * power(field - self.bias - m)
@@ -398,7 +393,7 @@ class Float(Format):
     def _unscaled_code_below(self, magnitude: Fraction) -> int:
         m = self.mantissa_bits
         if magnitude < power(self.emin):
-            return int(magnitude / power(self.emin - m)) if self._lowest_field else 0
+            return int(magnitude / power(self.emin - m)) if self.lowest_field else 0
         exponent = exponent_of(magnitude)
         fraction = int((magnitude / power(exponent) - 1) * 2**m)
         return ((exponent + self.bias) << m) + fraction
