@@ -32,8 +32,9 @@ PAIRS = ("add", "subtract", "multiply", "divide")
 PIECE = 1 << 14  # the same for all, so that they share what is compiled
 SIX_MODES = ("ties_to_even", "ties_to_away", "up", "down", "toward_zero", "to_odd")
 
-NARROW = [name for name, entry in catalogue().items() if entry.format.bits <= 6]
-BYTES = [name for name, entry in catalogue().items() if 6 < entry.format.bits <= 8]
+HELD = [name for name, entry in catalogue().items() if entry.format.largest < 2**128]
+NARROW = [name for name in HELD if parse(name).bits <= 6]
+BYTES = [name for name in HELD if 6 < parse(name).bits <= 8]
 SLOWER = ["ocp_e4m3", "e5m2fnuz", "ocp_e8m0"]
 
 

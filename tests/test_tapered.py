@@ -18,8 +18,10 @@ import pytest
 import qsim
 from qsim import lower, parse, stack
 from qsim.numbers import exact
+from qsim.numbers.grid import CARRIERS
 from qsim.numbers.modes import ROUNDINGS, Rounding
 from qsim.numbers.rounding import random_words
+from qsim.numbers.tables import table_of
 from qsim.numbers.tapered import TaperedGrid
 from tests.compiled import round_patterns, rounded
 from tests.intervals import DETERMINISTIC, LAYOUTS, POLICIES, first_difference, intervals
@@ -186,6 +188,23 @@ def test_wide_formats_are_exact_about_their_regimes_and_at_random(name):
                 actual, np.array(expected, np.uint64), patterns, "float64"
             )
             assert not difference, f"{fmt} {rounding}: {difference}"
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("name", ["posit8", "hifloat8"])
+@pytest.mark.parametrize("mode", ["ties_to_odd", "down", "stochastic_c"])
+def test_tables_of_the_values_round_alike(name, mode):
+    """The other implementation: tables of values and tie points, for any format."""
+    fmt, rounding = parse(name), Rounding.parse(mode)
+    grids = lower(fmt), table_of(fmt, CARRIERS["float32"])
+    x = np.concatenate([intervals(fmt).points(), MIXED.view(np.uint32)])
+    x = np.resize(x, 16384).view(np.float32)
+    words = random_words(jax.random.key(4), x.shape, Rounding.parse("stochastic"))
+    words = words if rounding.is_stochastic else None
+    x = jnp.asarray(x)
+    turn = jax.jit(lambda grid: grid.round(x, mode=rounding, policy="ieee", random=words))
+    ours, theirs = (np.asarray(turn(grid)).tobytes() for grid in grids)
+    assert ours == theirs
 
 
 # --- what the documents say ---------------------------------------------------------------------

@@ -278,6 +278,8 @@ def _is_used(fmt: Format, value: Value) -> bool:
 
 
 def _codes_in_order(e: Evidence) -> Iterator[str]:
+    if not e.fmt.codes_in_order:
+        raise DoesNotApply("its definition orders them otherwise")
     pairs = [
         (code, v)
         for code, v in zip(e.codes, e.values, strict=True)

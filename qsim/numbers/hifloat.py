@@ -58,6 +58,11 @@ class HiFloat8(Format):
         return 8
 
     @property
+    def codes_in_order(self) -> bool:
+        """Whether the codes of one sign are in the order of their values: they are not."""
+        return False
+
+    @property
     def infinities(self) -> bool:
         """Whether infinity is a value."""
         return True

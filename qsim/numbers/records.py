@@ -82,6 +82,11 @@ class Format:
         return Fraction(0)
 
     @property
+    def codes_in_order(self) -> bool:
+        """Whether the codes of one sign are in the order of their values, or the opposite."""
+        return True
+
+    @property
     def infinities(self) -> bool:
         """Whether infinity is a value."""
         return False

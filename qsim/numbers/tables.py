@@ -305,7 +305,9 @@ def _inner(fmt: Format, values: Sequence[Fraction], carrier: Carrier) -> list[_S
 
 def _step(below: "_Keys", above: "_Keys", gap: exact.Gap, low: Fraction, carrier: Carrier) -> _Step:
     tie = _keys(gap.tie, carrier)
-    return _Step(below.above, above.at, tie.at, tie.above, gap.near == low, gap.even)
+    # a tie point may be a neighbour itself, which stays where it is
+    from_tie, above_tie = max(tie.at, below.above), min(tie.above, above.at)
+    return _Step(below.above, above.at, from_tie, above_tie, gap.near == low, gap.even)
 
 
 def _at_once(key: int) -> _Step:
