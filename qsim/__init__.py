@@ -13,6 +13,8 @@ from qsim.numbers.posits import Posit, Takum
 from qsim.numbers.random_bits import counter_key, fold_in
 from qsim.numbers.rounding import quantize
 from qsim.numbers.specs import parse
+from qsim.scales.blocks import Block, Recipe
+from qsim.scales.parts import decode_blocks, encode_blocks
 from qsim.scales.tensor import SCALES
 from qsim.simulate.policy import Policy, Quantizer, policy
 from qsim.simulate.sites import Site, sites
@@ -23,6 +25,7 @@ __all__ = [
     "OVERFLOWS",
     "ROUNDINGS",
     "SCALES",
+    "Block",
     "Codebook",
     "Float",
     "Format",
@@ -33,12 +36,15 @@ __all__ = [
     "Policy",
     "Posit",
     "Quantizer",
+    "Recipe",
     "Site",
     "Takum",
     "arithmetic",
     "counter_key",
     "decode",
+    "decode_blocks",
     "encode",
+    "encode_blocks",
     "fold_in",
     "lower",
     "p3109",

@@ -18,11 +18,11 @@ import pytest
 import qsim
 from qsim import arithmetic, parse
 from qsim.arithmetic import exact
-from qsim.numbers.catalogue import catalogue
 from qsim.numbers.exact import decode, round_exact
 from qsim.numbers.modes import Rounding
 from qsim.numbers.random_bits import random_words
 from tests.intervals import DETERMINISTIC, LAYOUTS, POLICIES, intervals
+from tests.scalars import scalars
 from tests.unchecked import unchecked
 
 SINGLE, DOUBLE = LAYOUTS["float32"], LAYOUTS["float64"]
@@ -32,7 +32,7 @@ PAIRS = ("add", "subtract", "multiply", "divide")
 PIECE = 1 << 14  # the same for all, so that they share what is compiled
 SIX_MODES = ("ties_to_even", "ties_to_away", "up", "down", "toward_zero", "to_odd")
 
-HELD = [name for name, entry in catalogue().items() if entry.format.largest < 2**128]
+HELD = [name for name, entry in scalars().items() if entry.format.largest < 2**128]
 NARROW = [name for name in HELD if parse(name).bits <= 6]
 BYTES = [name for name in HELD if 6 < parse(name).bits <= 8]
 SLOWER = ["ocp_e4m3", "e5m2fnuz", "ocp_e8m0"]

@@ -20,12 +20,12 @@ import qsim
 from qsim import Float, Integer, parse
 from qsim.numbers import catalogue as catalogue_module
 from qsim.numbers import exact, specs
-from qsim.numbers.catalogue import catalogue
 from qsim.numbers.floats import SUBNORMALS
 from tests.intervals import LAYOUTS
+from tests.scalars import scalars
 from tests.unchecked import unchecked
 
-ENTRIES = catalogue()
+ENTRIES = scalars()
 
 # special values, biases and widths that the catalogue does not have
 SPECS = [

@@ -9,10 +9,10 @@ from qsim import parse
 from qsim.analysis import laws
 from qsim.analysis.values import binades, count_per_binade, finite_values, precision_at, ties
 from qsim.numbers import exact
-from qsim.numbers.catalogue import catalogue
+from tests.scalars import scalars
 from tests.unchecked import unchecked
 
-ENTRIES = catalogue()
+ENTRIES = scalars()
 SMALL = [name for name, entry in ENTRIES.items() if entry.format.bits <= 4]
 BYTES = [name for name, entry in ENTRIES.items() if 4 < entry.format.bits <= 8]
 

@@ -12,7 +12,7 @@ smallest gap are compared with it and its half instead.
 Sources: the definitions in ``qsim.numbers.exact``, which this equals.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, UInt
+from jaxtyping import Array, Bool, Int, UInt
 from jaxtyping import Float as FloatArray
 
 from qsim.numbers.formats import Float, Format, Integer, power
@@ -32,7 +32,7 @@ from qsim.numbers.significands import wrapped
 from qsim.numbers.stochastic import moves_up
 from qsim.numbers.tables import table_of
 
-__all__ = ["BinadeGrid", "FirstGap", "offset"]
+__all__ = ["BinadeGrid", "FirstGap", "offset", "times_power"]
 
 
 @jax.tree_util.register_dataclass
@@ -85,7 +85,9 @@ class BinadeGrid(Grid):
       carrier's sign bit where minus zero is a value, else 0;
     - ``absolute`` is all bits but the carrier's sign bit. It is the same in every grid, and is kept
       here so that a compiled loop over grids does not compute magnitudes ahead and store them;
-    - ``parity``: ``(pattern ^ parity) & gap`` is zero where the lower neighbour's code is even.
+    - ``parity``: ``(pattern ^ parity) & gap`` is zero where the lower neighbour's code is even;
+    - ``deep`` (static): whether binades of full precision may be subnormal in the carrier, as those
+      of a grid times a power of two. No format's own are.
 
     The annotation of the leaves is ``Any``, since transformations put other things in their place.
     """
@@ -106,6 +108,7 @@ class BinadeGrid(Grid):
     negative_zero: Any
     parity: Any
     first_is_power: bool = field(default=True, metadata={"static": True})
+    deep: bool = field(default=False, metadata={"static": True})
     wraps: ClassVar[bool] = True
 
     def round(
@@ -147,6 +150,33 @@ class BinadeGrid(Grid):
         magnitude = bits & _word(carrier.sign - 1, carrier)
         negative = bits > _word(carrier.sign, carrier)
         return magnitude <= jnp.where(negative, self.lowest, self.largest)
+
+    def times_power(self, exponent: Int[Array, "..."]) -> "BinadeGrid":
+        """This grid, that of a format with a zero and gradual subnormals, times ``2**exponent``.
+
+        Args:
+            exponent: int32 of any shape, which the leaves get. No value becomes finer than the
+                carrier's: ``quantum + exponent`` is not below the carrier's quantum.
+
+        Edges beyond the carrier's largest value become its infinity.
+        """
+        carrier, grid = carrier_of(self), jax.tree.map(jnp.asarray, self)
+        first = _power_pattern(grid.quantum + exponent, carrier)
+        odd = lax.convert_element_type(exponent & 1, carrier.word)
+        edges = {
+            name: times_power(getattr(grid, name), exponent, carrier)
+            for name in ("smallest", "largest", "lowest", "overflow", "underflow")
+        }
+        return replace(
+            grid,
+            quantum=grid.quantum + exponent,
+            first=first,
+            first_exponent=grid.quantum + exponent,
+            zero=_gradual(first, carrier),
+            parity=grid.parity ^ (odd << carrier.mantissa_bits),
+            deep=True,
+            **edges,
+        )
 
 
 @lowered.register
@@ -262,6 +292,44 @@ def _parity(fmt: Float | Integer, carrier: Carrier) -> int:
     return 0 if (fmt.quantum + carrier.bias) % 2 else implicit
 
 
+def _power_pattern(exponent: Array, carrier: Carrier) -> Array:
+    """The bit pattern of a power of two that the carrier holds."""
+    stored = carrier.mantissa_bits
+    normal = lax.convert_element_type(exponent + carrier.bias, carrier.word) << stored
+    place = lax.convert_element_type(exponent - carrier.quantum, carrier.word)
+    return jnp.where(exponent + carrier.bias > 0, normal, _word(1, carrier) << place)
+
+
+def _gradual(first: Array, carrier: Carrier) -> FirstGap:
+    """The first gap of a format with gradual subnormals whose smallest value is ``first``."""
+    one, binade = jnp.ones_like(first), _word(1 << carrier.mantissa_bits, carrier)
+    half = jnp.where(first < 2 * binade, first >> 1, first - binade)
+    at_half, above_half = jnp.maximum(half, one), half + one
+    return FirstGap(
+        inward=first,
+        outward=one,
+        tie_outward=at_half,
+        tie_inward=above_half,
+        tie_even=above_half,
+        tie_odd=at_half,
+        to_odd=one,
+    )
+
+
+def times_power(magnitude: Array, exponent: Array, carrier: Carrier) -> Array:
+    """The pattern of a normal magnitude times a power of two; zero and special values stay."""
+    stored = carrier.mantissa_bits
+    field = lax.convert_element_type(magnitude >> stored, jnp.int32)
+    fraction = magnitude & _word((1 << stored) - 1, carrier)
+    raised = jnp.minimum(field + exponent, 2 * carrier.bias + 1)
+    normal = (lax.convert_element_type(raised, carrier.word) << stored) | fraction
+    infinity = _word(carrier.infinity, carrier)
+    below = lax.convert_element_type(jnp.maximum(1 - raised, 0), carrier.word)
+    subnormal = (fraction | _word(1 << stored, carrier)) >> below
+    product = jnp.where(raised > 0, jnp.minimum(normal, infinity), subnormal)
+    return jnp.where((magnitude == 0) | (magnitude >= infinity), magnitude, product)
+
+
 # --- the parts of the kernel ----------------------------------------------------------------
 
 
@@ -277,8 +345,18 @@ def _shift(magnitude: Array, grid: BinadeGrid, carrier: Carrier) -> Array:
     """
     lowest = grid.quantum + (carrier.bias + carrier.mantissa_bits) - grid.dropped
     field = lax.convert_element_type(magnitude >> carrier.mantissa_bits, jnp.int32)
+    if grid.deep:
+        field = jnp.where(field > 0, field, _subnormal_field(magnitude, carrier))
     shift = jnp.maximum(field, lowest) - jnp.maximum(field, 1) + grid.dropped
     return lax.convert_element_type(shift, carrier.word)
+
+
+def _subnormal_field(magnitude: Array, carrier: Carrier) -> Array:
+    """The exponent field that a subnormal magnitude would have, were it stored as a normal one."""
+    signed = lax.convert_element_type(magnitude, jnp.dtype(f"int{carrier.bits}"))
+    number = lax.convert_element_type(signed, jnp.dtype(carrier.name))
+    field = lax.bitcast_convert_type(number, carrier.word) >> carrier.mantissa_bits
+    return lax.convert_element_type(field, jnp.int32) + carrier.quantum
 
 
 def _is_odd(magnitude: Array, gap: Array, grid: BinadeGrid) -> Array:

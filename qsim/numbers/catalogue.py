@@ -11,7 +11,7 @@ from types import MappingProxyType
 from qsim.numbers.families import FAMILIES
 from qsim.numbers.formats import Format
 
-__all__ = ["Entry", "catalogue", "folder", "read"]
+__all__ = ["Entry", "catalogue", "find", "folder", "read"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +38,41 @@ def catalogue() -> Mapping[str, Entry]:
     >>> catalogue()["ocp_e4m3"].format.largest
     Fraction(448, 1)
     """
+    entries = {**_entries(composite=False), **_entries(composite=True)}
+    return MappingProxyType({name: entries[name] for name in _tables()})
+
+
+def find(name: str) -> Entry | None:
+    """The entry of a name, if there is one; entries that others are made of are found first."""
+    return _entries(composite=False).get(name) or _entries(composite=True).get(name)
+
+
+@cache
+def _tables() -> dict[str, dict]:
+    """What the files say of each name, the files in alphabetical order."""
     files = sorted(
         (path for path in folder().iterdir() if path.name.endswith(".toml")), key=lambda p: p.name
     )
-    entries = [entry for path in files for entry in read(path.read_text(encoding="utf-8"))]
-    names = [entry.name for entry in entries]
+    tables = [item for p in files for item in tomllib.loads(p.read_text("utf-8")).items()]
+    names = [name for name, _ in tables]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"the catalogue has more than one {sorted(twice)[0]!r}; rename the others")
-    return MappingProxyType({entry.name: entry for entry in entries})
+    return dict(tables)
+
+
+@cache
+def _entries(*, composite: bool) -> dict[str, Entry]:
+    """The entries of the families whose formats are, or are not, made of other formats."""
+    chosen = {
+        name: table
+        for name, table in _tables().items()
+        if composite == (table.get("family") in _composite_families())
+    }
+    return {name: _entry(name, dict(table)) for name, table in chosen.items()}
+
+
+def _composite_families() -> set[str]:
+    return {name for name, family in FAMILIES.items() if family.composite}
 
 
 def read(text: str) -> list[Entry]:

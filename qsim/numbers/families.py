@@ -21,12 +21,14 @@ class Family(NamedTuple):
         pattern: matches the whole of a spec string, in lower case.
         read: the format that a match stands for; a ``ValueError`` says what is impossible.
         example: a spec string to show to people.
+        composite: whether its formats are made of others, which may be named in the catalogue.
     """
 
     record: Callable[..., Format]
     pattern: re.Pattern
     read: Callable[[re.Match], Format]
     example: str
+    composite: bool = False
 
 
 FAMILIES: dict[str, Family] = {}
@@ -39,6 +41,7 @@ def register(
     pattern: str,
     read: Callable[[re.Match], Format],
     example: str,
+    composite: bool = False,
 ) -> None:
     """Adds a family under the name that catalogue entries use.
 
@@ -47,4 +50,4 @@ def register(
     """
     if name in FAMILIES:
         raise ValueError(f"there is a family {name!r} already")
-    FAMILIES[name] = Family(record, re.compile(pattern), read, example)
+    FAMILIES[name] = Family(record, re.compile(pattern), read, example, composite)

@@ -113,6 +113,10 @@ class Grid(ABC):
     def inside(self, x: FloatArray[Array, "..."]) -> Bool[Array, "..."]:
         """Whether each of ``x`` lies between the lowest and the largest value of this grid."""
 
+    def along(self, axes: tuple[int, ...]) -> "Grid":
+        """This grid for an array that is contracted over ``axes``, which only blocks run along."""
+        return self
+
 
 def carrier_of(grid: Grid) -> Carrier:
     """The carrier whose bit patterns the grid holds."""

@@ -24,7 +24,7 @@ Everything else is a name of the catalogue (``formats/``).
 
 import re
 
-from qsim.numbers.catalogue import catalogue
+from qsim.numbers.catalogue import catalogue, find
 from qsim.numbers.families import FAMILIES, register
 from qsim.numbers.floats import SUBNORMALS
 from qsim.numbers.formats import Float, Format, Integer
@@ -63,12 +63,11 @@ def parse(spec: str) -> Format:
     for family in FAMILIES.values():
         if found := family.pattern.fullmatch(name):
             return family.read(found)
-    entries = catalogue()
-    if name in entries:
-        return entries[name].format
+    if entry := find(name):
+        return entry.format
     shown = spec if len(spec) <= 40 else spec[:40] + "..."
     raise ValueError(
-        f"no format {shown!r}; {suggest(name[:40], sorted(entries))} "
+        f"no format {shown!r}; {suggest(name[:40], sorted(catalogue()))} "
         "('qsim formats' lists the catalogue; any e4m3, int8 or fixed8.4 may be written)"
     )
 

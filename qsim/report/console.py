@@ -51,9 +51,10 @@ def show_format(name: str, fmt: Format, out: Path) -> None:
         ValueError: if the picture cannot be written.
     """
     show(landmarks(fmt))
+    element = getattr(fmt, "element", fmt)  # of a block format the elements are drawn
     if fmt.bits <= 8:
-        show(values(fmt))
-    _draw(out, lambda path: portrait.draw(path, name, fmt))
+        show(values(element))
+    _draw(out, lambda path: portrait.draw(path, name, element))
 
 
 def compare(formats: Mapping[str, Format], out: Path) -> None:

@@ -17,6 +17,7 @@ from qsim.numbers.modes import Rounding, check_overflow
 from qsim.numbers.random_bits import Key, fold_in, random_words
 from qsim.numbers.rounding import check_gradient, widen
 from qsim.numbers.specs import format_of
+from qsim.scales.block_grid import BlockGrid
 from qsim.scales.tensor import check_scale, quantize_scaled
 
 __all__ = ["Policy", "Quantizer", "as_policy", "policy", "site_key"]
@@ -51,9 +52,24 @@ class Quantizer:
         check_overflow(self.overflow)
         check_scale(self.scale)
         check_gradient(self.gradient)
+        if self.scale != "none" and isinstance(self.grid, BlockGrid):
+            raise ValueError(
+                f"scale={self.scale!r} is for formats without scales; this one has blocks with "
+                "scales of their own: leave scale at 'none'"
+            )
 
-    def __call__(self, x: Float[Array, "..."], key: Key | None = None) -> Float[Array, "..."]:
+    def __call__(
+        self,
+        x: Float[Array, "..."],
+        key: Key | None = None,
+        axes: tuple[int, ...] | None = None,
+    ) -> Float[Array, "..."]:
         """``x`` rounded, in the grid's carrier: float16 and bfloat16 come back as float32.
+
+        Args:
+            x: the array to round.
+            key: the random key that stochastic rounding needs.
+            axes: those over which ``x`` is contracted: blocks run along them.
 
         Raises:
             TypeError: if ``x`` is wider than the grid's carrier.
@@ -76,7 +92,7 @@ class Quantizer:
         random = random_words(key, x.shape, mode) if mode.is_stochastic else None
         return quantize_scaled(
             x,
-            self.grid,
+            self.grid if axes is None else self.grid.along(axes),
             scale=self.scale,
             mode=mode,
             policy=self.overflow,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from qsim.simulate.flow import Flow, input_flows, join_scopes, walk
 from qsim.simulate.jaxprs import JaxprEqn, trace
 
-__all__ = ["CONTRACTIONS", "UNKNOWN_CONTRACTIONS", "Site", "site_path", "sites"]
+__all__ = ["CONTRACTIONS", "UNKNOWN_CONTRACTIONS", "Site", "contracted_axes", "site_path", "sites"]
 
 CONTRACTIONS = ("dot_general", "conv_general_dilated")
 UNKNOWN_CONTRACTIONS = (
@@ -103,3 +103,12 @@ def _products(eqn: JaxprEqn) -> int:
         return math.prod(lhs[axis] for axis in contracted)
     kernel = eqn.params["dimension_numbers"].rhs_spec
     return math.prod(rhs[axis] for axis in kernel[1:])  # input features of a group, window
+
+
+def contracted_axes(eqn: JaxprEqn) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes over which a contraction sums, of either operand; of images only the features."""
+    numbers = eqn.params["dimension_numbers"]
+    if eqn.primitive.name == "dot_general":
+        left, right = numbers[0]
+        return tuple(sorted(left)), tuple(sorted(right))
+    return (numbers.lhs_spec[1],), (numbers.rhs_spec[1],)

@@ -31,7 +31,7 @@ from qsim.simulate.jaxprs import (
     trace,
 )
 from qsim.simulate.policy import Policy, Quantizer, as_policy, site_key
-from qsim.simulate.sites import CONTRACTIONS, UNKNOWN_CONTRACTIONS, site_path
+from qsim.simulate.sites import CONTRACTIONS, UNKNOWN_CONTRACTIONS, contracted_axes, site_path
 
 __all__ = ["simulate"]
 
@@ -197,8 +197,10 @@ def _contraction(context: _Context, eqn: JaxprEqn, values, flows, path: str):
     name = site_path(path, flows)
     where = (name, context.numbers[id(eqn)])
     operands = [
-        value if quantizer is None else quantizer(value, site_key(context.key, *where, number))
-        for number, (value, quantizer) in enumerate(zip(values, chosen, strict=True))
+        value if quantizer is None else quantizer(value, site_key(context.key, *where, n), axes)
+        for n, (value, quantizer, axes) in enumerate(
+            zip(values, chosen, contracted_axes(eqn), strict=True)
+        )
     ]
     widest = functools.reduce(jnp.promote_types, [value.dtype for value in operands])
     operands = [value.astype(widest) for value in operands]

@@ -1,0 +1,177 @@
+"""What is stored of an array on a block format: the codes of its elements and of its scales.
+
+Sources: OCP MX 1.0, 5.1 (a block is a scale and its elements) and 5.4 (a NaN scale makes all of a
+block NaN).
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, UInt
+
+from qsim.numbers import codes
+from qsim.numbers.binades import times_power
+from qsim.numbers.formats import Format
+from qsim.numbers.grid import CARRIERS, Carrier, lower
+from qsim.numbers.modes import Rounding, check_overflow
+from qsim.numbers.rounding import random_words, require_float, widen
+from qsim.numbers.specs import format_of
+from qsim.scales.arithmetic import absolute, multiplied, split_magnitude
+from qsim.scales.block_grid import BlockGrid, Layout
+from qsim.scales.blocks import Block
+
+__all__ = ["Codes", "decode_blocks", "encode_blocks"]
+
+
+class Codes(NamedTuple):
+    """An array on a block format, as it is stored.
+
+    Attributes:
+        elements: codes of the element format, of the array's shape; with ``tail="zero"``, of the
+            shape that whole blocks fill.
+        scales: codes of the scales, one for each block; first those of the format's own scale,
+            then those of the scales' scales.
+    """
+
+    elements: UInt[Array, "..."]
+    scales: tuple[UInt[Array, "..."], ...]
+
+
+def encode_blocks(
+    x: Float[ArrayLike, "..."],
+    fmt: str | Block,
+    *,
+    rounding: str = "ties_to_even",
+    overflow: str = "saturate",
+    key: Array | None = None,
+) -> Codes:
+    """The codes of an array on a block format.
+
+    Args:
+        x: floating-point array; float16 and bfloat16 count as the float32 that they are.
+        fmt: a block format or its spec string.
+        rounding, overflow, key: as for ``quantize``, for the elements.
+
+    A block that is all NaN has a NaN as its scale, and elements of zero.
+
+    Raises:
+        NoNaNError: if there is a NaN, and no code for it.
+        TypeError, ValueError: as for ``quantize``, and if ``fmt`` has no blocks.
+
+    >>> codes = encode_blocks(jnp.array([1.0, 3.0, -12.0, 0.0]), "e2m1f[2,e8m0,floor]")
+    >>> codes.elements.tolist(), codes.scales[0].tolist()
+    ([4, 7, 15, 0], [126, 128])
+    """
+    fmt, mode = _block_of(fmt), Rounding.parse(rounding)
+    check_overflow(overflow)
+    if (key is None) == (mode.mode == "stochastic"):
+        raise ValueError(f"rounding={rounding!r} and key={key!r} do not go together")
+    x = widen(require_float(x))
+    grid = jax.tree.map(jnp.asarray, lower(fmt, x.dtype.name))
+    random = None if key is None else random_words(key, x.shape, mode)
+    elements, scales = _parts(mode, overflow, x, grid, random)
+    layout = grid.layout(x.shape)
+    if fmt.recipe.tail != "zero":
+        elements = elements[tuple(slice(n) for n in layout.shape)]
+    of_scales = [
+        codes.encode(scale, form) for scale, form in zip(scales, scale_formats(fmt), strict=True)
+    ]
+    return Codes(codes.encode(elements, fmt.element), tuple(of_scales))
+
+
+def decode_blocks(
+    encoded: Codes,
+    fmt: str | Block,
+    *,
+    shape: tuple[int, ...] | None = None,
+    dtype: str = "float32",
+) -> Float[Array, "..."]:
+    """The values of codes, the inverse of ``encode_blocks``.
+
+    Args:
+        encoded: the codes of elements and scales.
+        fmt: a block format or its spec string.
+        shape: of the array, where codes fill whole blocks that the array did not.
+        dtype: the carrier, float32 or float64.
+
+    Raises:
+        ValueError: if the codes are not those of such an array.
+
+    >>> codes = Codes(jnp.uint8([4, 7, 15, 0]), (jnp.uint8([126, 128]),))
+    >>> decode_blocks(codes, "e2m1f[2,e8m0,floor]").tolist()
+    [1.0, 3.0, -12.0, 0.0]
+    """
+    fmt = _block_of(fmt)
+    carrier = CARRIERS[jnp.dtype(dtype).name]
+    layout = Layout(encoded.elements.shape, fmt.recipe.sizes(encoded.elements.shape))
+    forms = scale_formats(fmt)
+    if len(encoded.scales) != len(forms):
+        raise ValueError(f"{fmt} has {len(forms)} levels of scales, got {len(encoded.scales)}")
+    values = [codes.decode(c, f, dtype=dtype) for c, f in zip(encoded.scales, forms, strict=True)]
+    if values[0].shape != layout.counts:
+        raise ValueError(
+            f"{fmt} has scales of shape {layout.counts} for elements of shape {layout.shape}, "
+            f"got {values[0].shape}"
+        )
+    scale = values[-1]
+    for level, form in reversed(list(zip(values[:-1], _block_scales(fmt), strict=True))):
+        outer = Layout(level.shape, form.recipe.sizes(level.shape))
+        scale = outer.join(multiplied(outer.split(level), outer.spread(scale), carrier))
+    elements = layout.split(codes.decode(encoded.elements, fmt.element, dtype=dtype))
+    result = _product(elements, layout.spread(scale), carrier)
+    return layout.join(result)[tuple(slice(n) for n in shape or layout.shape)]
+
+
+def scale_formats(fmt: Block) -> list[Format]:
+    """The formats of what is stored of a block format's scales, level by level."""
+    scale, found = fmt.scale, []
+    while isinstance(scale, Block):
+        found.append(scale.element)
+        scale = scale.scale
+    return [*found, scale]
+
+
+def _block_scales(fmt: Block) -> list[Block]:
+    found = []
+    while isinstance(fmt.scale, Block):
+        fmt = fmt.scale
+        found.append(fmt)
+    return found
+
+
+def _block_of(fmt: str | Format) -> Block:
+    fmt = format_of(fmt)
+    if not isinstance(fmt, Block):
+        raise ValueError(f"{fmt} has no blocks: use qsim.encode and qsim.decode")
+    return fmt
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _parts(mode: Rounding, overflow: str, x, grid: BlockGrid, random):
+    """Elements and what is stored of scales, as numbers; elements are of whole blocks."""
+    return grid.parts(x, mode=mode, policy=overflow, random=random)
+
+
+def _product(elements: Array, scale: Array, carrier: Carrier) -> Array:
+    """Elements times scales, rounded once; by powers of two exactly, subnormals too."""
+    exponent, fraction = split_magnitude(absolute(scale, carrier), carrier)
+    bits, sign = lax.bitcast_convert_type(elements, carrier.word), carrier.word.type(carrier.sign)
+    moved = times_power(absolute(elements, carrier), exponent, carrier) | (bits & sign)
+    moved = lax.bitcast_convert_type(moved, elements.dtype)
+    plain = multiplied(elements, scale, carrier)
+    is_power = (fraction == 0) & (absolute(scale, carrier) > 0) & ~jnp.isnan(scale)
+    return jnp.where(is_power, moved, plain)
+
+
+@codes.encoded.register
+def _(fmt: Block, bits: Array, carrier: Carrier) -> Array:
+    raise TypeError(f"{fmt} has codes of elements and of scales: use qsim.encode_blocks")
+
+
+@codes.decoded.register
+def _(fmt: Block, codes: Array, carrier: Carrier) -> Array:
+    raise TypeError(f"{fmt} has codes of elements and of scales: use qsim.decode_blocks")

@@ -1,0 +1,538 @@
+"""Block formats: against the exact definition, and against NumPy and ml_dtypes step by step."""
+
+import math
+from fractions import Fraction
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+import qsim
+from qsim import Block, NoNaNError, Recipe, decode_blocks, encode_blocks, parse, quantize
+from qsim.numbers.catalogue import catalogue
+from qsim.numbers.grid import lower, stack
+from qsim.numbers.modes import Rounding
+from qsim.numbers.random_bits import random_words
+from qsim.numbers.records import exponent_of
+from qsim.scales.exact_blocks import quantize_exact
+from qsim.scales.parts import Codes
+from tests.test_formats import number
+from tests.unchecked import unchecked
+
+ENTRIES = {name: entry for name, entry in catalogue().items() if isinstance(entry.format, Block)}
+MX = ["mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e3m2", "mxfp6_e2m3", "mxfp4", "mxint8"]
+RULES = ["floor", "ceil", "rceil", "even"]
+NVFP4 = ["nvfp4", "nvfp4_2d", "nvfp4_te"]
+SPECS = [
+    *("e2m1f[4,e8m0,floor]", "e4m3fn[4]", "int4[4,e8m7]", "int8sym[token]", "int8[channel,e5m10]"),
+    *("e2m1f[2x4,e4m3fn[tensor]]", "e2m1f[4,e4m3fn[tensor],te]", "int4[4@0,ue5m3f,scale:up]"),
+    *("e3m2f[tensor,e8m0]", "int4[4,fixed:1/4]", "int4[4,uint6[2x2,e8m7]]", "e4m3[4,rceil]"),
+    *("e5m2[4,e8m0,even,finite]", "e2m1f[4,e4m3fn[2,e8m0,ceil]]", "int4[3,short]", "e3m4[4,zero]"),
+]
+FEW = ["e2m1f[4,e8m0,floor]", "int4[4,e8m7]", "e2m1f[4,e4m3fn[tensor],te]"]
+OVERFLOWING = ["e5m2[4,e8m0,floor]", "e4m3fn[4,fixed:1/64]", "int4[4,finite]", "int4[4,floor]"]
+MODES = ["ties_to_away", "toward_zero", "up", "down", "to_odd"]
+
+
+def slower(specs) -> list:
+    """As tests of the slower tier: each of the formats is compiled apart."""
+    return [pytest.param(spec, marks=pytest.mark.t1) for spec in specs]
+
+
+def floats(values: np.ndarray, dtype="float32") -> np.ndarray:
+    """Exact values, which the type must have, as numbers of that type."""
+    result = np.array([float(value) for value in values.flat], np.float64).astype(dtype)
+    for found, value in zip(result, values.flat, strict=True):
+        assert not isinstance(value, Fraction) or Fraction(float(found)) == value
+    return result.reshape(values.shape)
+
+
+def same(found, expected) -> bool:
+    """Equal bytes; every NaN is the canonical one."""
+    expected = np.where(np.isnan(expected), np.float32(np.nan), expected)
+    return np.asarray(found).tobytes() == expected.astype(np.asarray(found).dtype).tobytes()
+
+
+@unchecked()
+def agrees(x: np.ndarray, spec: str | Block, **modes) -> None:
+    """The array on the format, and what is stored of it, are those of the exact definition."""
+    fmt = parse(spec) if isinstance(spec, str) else spec
+    exact = quantize_exact(x, fmt, **modes)
+    found = np.asarray(jitted(x, lower(fmt, x.dtype.name), **modes))
+    expected = floats(exact.values, x.dtype)
+    different = np.flatnonzero(~((found == expected) | (np.isnan(found) & np.isnan(expected))))
+    assert not len(different), [
+        (spec, x.flat[i], found.flat[i], expected.flat[i]) for i in different[:3]
+    ]
+    assert same(found, expected), (spec, "the sign of a zero, or a NaN")
+
+
+@partial(jax.jit, static_argnames=("rounding", "overflow"))
+def jitted(x, grid, rounding="ties_to_even", overflow="saturate"):
+    return quantize(x, grid, rounding=rounding, overflow=overflow)
+
+
+def with_rule(name: str, rule: str, length: int = 4) -> Block:
+    fmt = parse(name)
+    return Block(element=fmt.element, scale=fmt.scale, recipe=Recipe(shape=(length,), rule=rule))
+
+
+def sample(shape, seed=0, exponent=0) -> np.ndarray:
+    """Numbers over a few binades, with zeros of both signs and equal ones."""
+    rng = np.random.default_rng(seed)
+    x = np.ldexp(rng.standard_normal(shape), rng.integers(-3, 2, shape) + exponent)
+    x.flat[:: max(1, x.size // 5)] = 0.0
+    x.flat[1 :: max(1, x.size // 3)] = -0.0
+    return x.astype(np.float32)
+
+
+# --- scales that are powers of two --------------------------------------------------------------
+
+
+def around_every_power() -> np.ndarray:
+    """A block for every power of two and its neighbours; the largest magnitude comes first."""
+    powers = np.ldexp(np.float64(1), np.arange(-149, 128)).astype(np.float32).view(np.uint32)
+    near = (powers[:, None].astype(np.int64) + np.array([-1, 0, 1])).clip(1, 0x7F7FFFFF).ravel()
+    amax = np.unique(near).astype(np.uint32).view(np.float32)
+    with np.errstate(under="ignore"):
+        rest = [amax * np.float32(part) for part in (-0.75, 0.3, -0.04)]
+    return np.stack([amax, *rest], axis=1)
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", MX)
+def test_largest_magnitudes_around_every_power_of_two(name, rule):
+    agrees(around_every_power(), with_rule(name, rule))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", MX)
+def test_blocks_of_special_numbers(name, rule):
+    tiny, huge = np.float32(1e-45), np.float32(3.4028235e38)
+    blocks = [
+        *([0, 0, 0, 0], [-0.0, 0, -0.0, 0], [0.7, 0.7, 0.7, 0.7], [-3, -3, 3, 3]),
+        *([1, np.nan, 2, 3], [1, 2, np.inf, 3], [-np.inf, np.nan, 0, 0], [1, 2, 3, 4]),
+        *([tiny, -tiny, 0, 2 * tiny], [1e-39, -3e-40, 1e-42, tiny], [huge, 1, -huge, tiny]),
+    ]
+    agrees(np.float32(blocks), with_rule(name, rule))
+
+
+@pytest.mark.parametrize("name", MX)
+def test_powers_of_two_by_numpy_and_ml_dtypes(name):
+    """OCP MX 1.0, 6.3 with NumPy's exponents and ml_dtypes' rounding, for normal numbers."""
+    kinds = {
+        "mxfp8_e4m3": (ml_dtypes.float8_e4m3fn, 448, 8),
+        "mxfp8_e5m2": (ml_dtypes.float8_e5m2, 57344, 15),
+        "mxfp6_e3m2": (ml_dtypes.float6_e3m2fn, 28, 4),
+        "mxfp6_e2m3": (ml_dtypes.float6_e2m3fn, 7.5, 2),
+        "mxfp4": (ml_dtypes.float4_e2m1fn, 6, 2),
+        "mxint8": (None, 127 / 64, 0),
+    }
+    dtype, largest, emax = kinds[name]
+    for exponent in (-60, -3, 0, 40):
+        x = sample((64, 64), exponent=exponent)
+        blocks = x.reshape(64, 2, 32)
+        amax = np.abs(blocks).max(-1, keepdims=True)
+        power = np.ldexp(np.float32(1), np.frexp(amax)[1] - 1 - emax)
+        scaled = np.clip(blocks / power, -largest, largest)
+        elements = np.rint(scaled * 64) / 64 + 0.0 if dtype is None else scaled.astype(dtype)
+        expected = (elements.astype(np.float32) * power).reshape(x.shape)
+        assert same(quantize(x, name), expected), exponent
+
+
+def test_scales_stay_within_their_format():
+    x = np.float32([[2.0**-20, 2.0**-30], [2.0**20, 1.0], [1.0, 0.5]])
+    agrees(x, "e2m1f[2,e3m0,floor]")
+    found = encode_blocks(x, "e2m1f[2,e3m0,floor]").scales[0]
+    assert found.tolist() == [[0], [6], [1]]
+
+
+# --- other rules --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", [FEW[0], *slower(SPECS)])
+def test_equals_the_exact_definition(spec):
+    for exponent in (0, -118, 90):
+        agrees(sample((4, 8), exponent=exponent), spec)
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("spec", FEW)
+def test_rounding_of_elements(spec, mode):
+    for exponent in (0, -118, -143, 90):
+        agrees(sample((4, 8), exponent=exponent), spec, rounding=mode)
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("overflow", qsim.OVERFLOWS)
+@pytest.mark.parametrize("spec", OVERFLOWING)
+def test_overflow_of_elements(spec, overflow):
+    if overflow == "wrap" and not spec.startswith("int"):
+        with pytest.raises(ValueError, match="for integers"):
+            quantize(sample((4, 8)), spec, overflow=overflow)
+        return
+    x = sample((4, 8), exponent=4)
+    x[0, 1], x[1, 2], x[2, 3] = np.inf, -np.inf, np.nan
+    agrees(x, spec, overflow=overflow)
+
+
+@pytest.mark.parametrize("spec", [FEW[2], *slower(SPECS)])
+def test_blocks_that_are_not_finite(spec):
+    x = sample((4, 8))
+    x[1, 2], x[2, 5], x[3, 7] = np.inf, np.nan, -np.inf
+    agrees(x, spec)
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("name", [*NVFP4, "int4_g32"])
+@pytest.mark.parametrize(
+    "tensor", [0.0, 1e-45, 1e-38, 1e-31, 2.0**-90, 1.0, 6 * 448.0, 1e30, 3.4e38, np.inf, np.nan]
+)
+def test_tensors_of_every_size(name, tensor):
+    x = np.zeros((16, 64), np.float32)
+    parts = np.ldexp(1.0, -np.arange(0, 64, 4)) if np.isfinite(tensor) else np.ones(16)
+    with np.errstate(under="ignore"):
+        x[:, 0] = np.float32(tensor) * parts.astype(np.float32)
+    x[:, 1] = -x[:, 0] / 3
+    x[:, 16:32] = sample((16, 16), seed=1) * np.float32(2.0**-20)
+    agrees(x, name)
+
+
+def test_nvfp4_of_transformer_engine_by_numpy():
+    """Every operation in float32, as its kernels have them."""
+    one, fp8 = np.float32(1), ml_dtypes.float8_e4m3fn
+    for exponent in (-40, 0, 17):
+        x = sample((32, 64), exponent=exponent)
+        encode = np.float32(6 * 448) / np.abs(x).max()
+        blocks = x.reshape(32, 4, 16)
+        amax = np.abs(blocks).max(-1, keepdims=True)
+        scales = np.minimum(amax / np.float32(6) * encode, np.float32(448)).astype(fp8)
+        scales = scales.astype(np.float32)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scaled = np.clip(blocks * (encode / scales), -6, 6)
+        scaled = np.where(scales == 0, np.copysign(np.float32(0), blocks), scaled)
+        elements = scaled.astype(ml_dtypes.float4_e2m1fn).astype(np.float32)
+        expected = elements * (scales * (one / encode))
+        assert same(quantize(x, "nvfp4_te"), expected.reshape(x.shape)), exponent
+
+
+def test_nvfp4_by_numpy():
+    for exponent in (-40, 0, 17):
+        x = sample((32, 64), exponent=exponent)
+        tensor = np.abs(x).max() / np.float32(6 * 448)
+        blocks = x.reshape(32, 4, 16)
+        amax = np.abs(blocks).max(-1, keepdims=True)
+        wanted = np.minimum(amax / np.float32(6) / tensor, np.float32(448))
+        scales = wanted.astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * tensor
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scaled = np.clip(blocks / scales, -6, 6)
+        scaled = np.where(scales == 0, np.copysign(np.float32(0), blocks), scaled)
+        elements = scaled.astype(ml_dtypes.float4_e2m1fn).astype(np.float32)
+        assert same(quantize(x, "nvfp4"), (elements * scales).reshape(x.shape)), exponent
+
+
+def test_groups_of_integers_by_numpy():
+    x = sample((16, 256))
+    blocks = x.reshape(16, 2, 128)
+    scales = np.abs(blocks).max(-1, keepdims=True) / np.float32(7)
+    scales = scales.astype(np.float16).astype(np.float32)
+    expected = np.clip(np.rint(blocks / scales), -8, 7) * scales
+    found = np.asarray(quantize(x, "int4_g128"))
+    assert np.array_equal(found, expected.reshape(x.shape))
+
+
+@pytest.mark.t1
+def test_stochastic_rounding_of_elements():
+    key = jax.random.key(3)
+    x = sample((4, 8))
+    words = np.asarray(random_words(key, x.shape, Rounding.parse("stochastic:8"))) >> 24
+    for spec in ("e2m1f[4,e8m0,floor]", "int4[4]"):
+        found = np.asarray(quantize(x, spec, rounding="stochastic:8", key=key))
+        plain = np.asarray(quantize(x, spec, rounding="toward_zero"))
+        scale = np.repeat(floats(quantize_exact(x, parse(spec)).scales), 4, axis=1)
+        element = parse(spec).element
+        for place in np.ndindex(x.shape):
+            exact = Fraction(float(np.float32(x[place] / scale[place])))
+            rounded = qsim.numbers.exact.round_exact(
+                exact, element, rounding="stochastic:8", random=int(words[place])
+            )
+            assert np.float32(float(rounded)) * scale[place] == found[place]
+        assert np.any(found != plain)
+
+
+# --- shapes and axes ----------------------------------------------------------------------------
+
+
+@pytest.mark.t1
+def test_other_axes_are_moved_axes():
+    x = sample((8, 12, 4))
+    by_axis = [("4@0", 0), ("4@-2", 1), ("4@2", 2), ("token@1", 1)]
+    for size, axis in by_axis:
+        last = size.partition("@")[0]
+        for rest in ("e8m0,floor", "e4m3fn[tensor]", "e8m7"):
+            moved = quantize(np.moveaxis(x, axis, -1), f"e2m1f[{last},{rest}]")
+            found = quantize(x, f"e2m1f[{size},{rest}]")
+            assert same(found, np.moveaxis(np.asarray(moved), -1, axis)), (size, rest)
+    transposed = quantize(jnp.asarray(x).transpose(2, 1, 0), "e2m1f[4,e8m0,floor]")
+    assert same(np.asarray(transposed).transpose(2, 1, 0), quantize(x, "e2m1f[4@0,e8m0,floor]"))
+
+
+@pytest.mark.t1
+def test_tensors_channels_tokens_and_tiles():
+    x = sample((6, 8))
+    for spec, sizes in [
+        ("int8[tensor]", (6, 8)),
+        ("int8[channel]", (6, 1)),
+        ("int8[channel@0]", (1, 8)),
+        ("int8[token]", (1, 8)),
+        ("int8[2x4]", (2, 4)),
+        ("int8[1]", (1, 1)),
+    ]:
+        assert parse(spec).recipe.sizes(x.shape) == sizes
+        agrees(x, spec)
+        scales = encode_blocks(x, spec).scales[0]
+        assert scales.shape == tuple(n // size for n, size in zip(x.shape, sizes, strict=True))
+
+
+@pytest.mark.t1
+def test_axes_of_length_one_and_empty_arrays():
+    for shape in [(8, 1), (1, 4), (0, 4), (3, 0), (0,)]:
+        for spec in ("int4[1]", "int4[token]", "int4[channel,e8m0,floor]", "int4[tensor]"):
+            x = sample(shape) if np.prod(shape) else np.zeros(shape, np.float32)
+            found = quantize(x, spec)
+            assert found.shape == shape and found.dtype == np.float32
+    assert float(quantize(np.float32(3.3), "int4[tensor]")) == np.float32(3.3)
+
+
+@pytest.mark.t1
+def test_partial_blocks():
+    x = sample((3, 10))
+    with pytest.raises(ValueError, match=r"do not fill axis 1 .*tail='short'.*tail='zero'"):
+        quantize(x, "int4[4]")
+    padded = np.pad(x, [(0, 0), (0, 2)])
+    expected = np.asarray(quantize(padded, "int4[4]"))[:, :10]
+    assert same(quantize(x, "int4[4,short]"), expected)
+    assert same(quantize(x, "int4[4,zero]"), expected)
+    short, filled = (encode_blocks(x, f"int4[4,{tail}]") for tail in ("short", "zero"))
+    assert short.elements.shape == (3, 10) and filled.elements.shape == (3, 12)
+    assert same(decode_blocks(short, "int4[4,short]"), expected)
+    assert same(decode_blocks(filled, "int4[4,zero]", shape=(3, 10)), expected)
+
+
+@pytest.mark.parametrize(
+    ("x", "spec", "message"),
+    [
+        (np.float32(1), "int4[4]", "need other axes"),
+        (np.zeros(4, np.float32), "int4[2x2]", "need other axes"),
+        (np.zeros((4, 4), np.float32), "int4[2@2]", "need other axes"),
+        (np.zeros((4, 4), np.float32), "int4[2x2@0@-2]", "need other axes"),
+        (np.zeros(4, np.float16), "mxfp4", "cast the array to float32"),
+    ],
+)
+def test_arrays_that_have_no_such_blocks(x, spec, message):
+    with pytest.raises(ValueError, match=message):
+        quantize(x, spec)
+
+
+# --- one computation ----------------------------------------------------------------------------
+
+
+@pytest.mark.t1
+def test_same_bytes_eager_jitted_and_mapped():
+    for specs in ([*MX], ["e2m1f[16,e4m3fn[tensor]]", "e3m2f[16,e5m2[tensor]]"], ["int4[32]"]):
+        grids = [lower(parse(spec)) for spec in specs]
+        for exponent in (-135, 0, 100):
+            x = jnp.asarray(sample((4, 64), exponent=exponent))
+            eager = [np.asarray(quantize(x, grid)) for grid in grids]
+            compiled = [np.asarray(jitted(x, grid)) for grid in grids]
+            mapped = np.asarray(quantize(x, stack(grids)))
+            rows = np.stack([jax.vmap(partial(jitted, grid=g))(x[:, None])[:, 0] for g in grids])
+            assert np.stack(eager).tobytes() == np.stack(compiled).tobytes() == mapped.tobytes()
+            if specs[0] != "e2m1f[16,e4m3fn[tensor]]":  # there the tensor would be a row
+                assert rows.tobytes() == mapped.tobytes()
+
+
+def test_formats_of_one_structure_share_a_compilation():
+    @jax.jit
+    def rounded(x, grid):
+        return quantize(x, grid)
+
+    x = sample((2, 64))
+    for name in MX:
+        rounded(x, lower(parse(name)))
+    assert rounded._cache_size() == 1
+
+
+def test_a_sum_does_not_absorb_the_product():
+    x = sample((4, 64))
+    for name in ("nvfp4", "int4_g32"):
+        total = jax.jit(lambda x, name=name: quantize(x, name) + jnp.float32(0.3))(x)
+        assert same(total, np.asarray(quantize(x, name)) + np.float32(0.3))
+
+
+@pytest.mark.t1
+def test_contractions_run_along_blocks():
+    rng = np.random.default_rng(0)
+    x, w = (rng.integers(-9, 9, shape).astype(np.float32) for shape in ((8, 64), (64, 16)))
+    for spec, left, right in [
+        ("mxfp4", "e2m1f[32@1,e8m0,floor]", "e2m1f[32@0,e8m0,floor]"),
+        ("int8[token,e8m0,floor]", "int8[token@1,e8m0,floor]", "int8[token@0,e8m0,floor]"),
+        ("int8[channel,e8m0,floor]", "int8[token@1,e8m0,floor]", "int8[token@0,e8m0,floor]"),
+        ("e2m1f[8@1,e8m0,floor]", "e2m1f[8@1,e8m0,floor]", "e2m1f[8@1,e8m0,floor]"),
+        ("e2m1f[4x4,e8m0,floor]", "e2m1f[4x4,e8m0,floor]", "e2m1f[4x4,e8m0,floor]"),
+    ]:
+        found = qsim.simulate(lambda p, x: x @ p["w"], spec)({"w": w}, x)
+        assert np.array_equal(found, np.asarray(quantize(x, left)) @ np.asarray(quantize(w, right)))
+
+
+def test_convolutions_run_along_features():
+    rng = np.random.default_rng(0)
+    x = rng.integers(-9, 9, (2, 5, 5, 8)).astype(np.float32)
+    w = rng.integers(-9, 9, (3, 3, 8, 4)).astype(np.float32)
+
+    def conv(p, x):
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, p["w"], (1, 1), "SAME", dimension_numbers=layout)
+
+    found = qsim.simulate(conv, "e2m1f[4,e8m0,floor]")({"w": w}, x)
+    left, right = quantize(x, "e2m1f[4,e8m0,floor]"), quantize(w, "e2m1f[4@2,e8m0,floor]")
+    assert np.array_equal(found, conv({"w": right}, left))
+
+
+@pytest.mark.t1
+def test_sweeps_over_block_formats():
+    x = sample((8, 64))
+    dot = lambda p, x: x @ p["w"]  # noqa: E731
+    specs = ["mxfp4", "nvfp4", "mxfp8_e4m3", "e4m3", "int4_g32"]
+    rows = qsim.sweep(dot, specs)({"w": x.T}, x)
+    for row, spec in zip(rows, specs, strict=True):
+        assert np.array_equal(row, jax.jit(qsim.simulate(dot, spec))({"w": x.T}, x))
+
+
+def test_a_scale_for_the_tensor_is_for_formats_without_scales():
+    with pytest.raises(ValueError, match="has blocks with scales of their own"):
+        qsim.policy(weights="mxfp4", scale="absmax")
+
+
+def test_derivatives_are_straight_through():
+    x = jnp.asarray(np.float32([7.9, 1.0, 0.3, -7.0, 1.0, jnp.nan, 2.0, 3.0]))
+    slope = jax.grad(lambda x, spec: jnp.nansum(quantize(x, spec)), argnums=0)
+    assert slope(x, "e2m1f[4,e8m0,floor]").tolist() == [0, 1, 1, 0, 0, 0, 0, 0]
+    assert slope(x[:4], "e2m1f[4,e4m3fn]").tolist() == [1, 1, 1, 1]
+
+
+# --- codes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", ["mxfp4", "nvfp4_te", *slower([*ENTRIES, *SPECS])])
+def test_codes_decode_to_the_rounded_numbers(spec):
+    shape = (32, 512) if spec in ENTRIES else (4, 8)
+    for exponent in (0, -118, -140):
+        x = sample(shape, exponent=exponent)
+        codes = encode_blocks(x, spec)
+        found = decode_blocks(codes, spec, shape=shape)
+        assert same(found, np.asarray(quantize(x, spec)) + 0 * x), exponent
+
+
+def test_codes_of_ocp():
+    x = np.float32([[0, -0.0], [np.nan, 1], [6, -1], [2.0**-149, 0]])
+    elements, (scales,) = encode_blocks(x, "e2m1f[2,e8m0,floor]")
+    assert scales.tolist() == [[0], [255], [127], [0]]
+    assert elements.tolist() == [[0, 8], [0, 0], [7, 10], [0, 0]]
+    assert np.isnan(decode_blocks(Codes(elements, (scales,)), "e2m1f[2,e8m0,floor]")[1]).all()
+
+
+def test_codes_that_are_not_there():
+    with pytest.raises(TypeError, match=r"use qsim\.encode_blocks"):
+        qsim.encode(np.zeros(32, np.float32), "mxfp4")
+    with pytest.raises(TypeError, match=r"use qsim\.decode_blocks"):
+        qsim.decode(np.zeros(32, np.uint8), "mxfp4")
+    with pytest.raises(ValueError, match="has no blocks"):
+        encode_blocks(np.zeros(32, np.float32), "e4m3")
+    with pytest.raises(NoNaNError):
+        encode_blocks(np.float32([np.nan, 1]), "int4[2,uint6]")
+    codes = encode_blocks(np.zeros(64, np.float32), "mxfp4")
+    with pytest.raises(ValueError, match=r"scales of shape \(4,\)"):
+        decode_blocks(codes, "e2m1f[16,e8m0,floor]")
+
+
+# --- records and names --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_landmarks_of_the_source(name):
+    fmt, landmarks = ENTRIES[name].format, dict(ENTRIES[name].landmarks)
+    scale = fmt.scale.element if isinstance(fmt.scale, Block) else fmt.scale
+    found = {
+        "bits_per_value": lambda: fmt.bits_per_value,
+        "max_element": lambda: fmt.element.largest,
+        "emax_element": lambda: exponent_of(fmt.element.largest),
+        "max_scale": lambda: scale.largest,
+        "min_scale": lambda: scale.smallest,
+    }
+    assert {"bits_per_value", "max_element"} <= landmarks.keys() <= found.keys()
+    for key, text in landmarks.items():
+        assert found[key]() == (number(text) if isinstance(text, str) else text), key
+    assert ENTRIES[name].title and ENTRIES[name].source
+
+
+@pytest.mark.parametrize("spec", [*ENTRIES, *SPECS])
+def test_specs_print_as_they_are_read(spec):
+    fmt = parse(spec)
+    assert parse(str(fmt)) == fmt and hash(parse(str(fmt))) == hash(fmt)
+    if spec in SPECS:
+        assert str(fmt).replace(" ", "") == spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("int4[]", "no format"),
+        ("int4[e8m0]", "begins with its size"),
+        ("int4[0]", "at least one number"),
+        ("int4[4,e8m0,e8m7]", "one scale format"),
+        ("int4[4,floor,ceil]", "says twice"),
+        ("int4[4,e8m0,flor]", "no format 'flor'"),
+        ("int4[4,e4m3fn[tensor],floor]", "powers of two"),
+        ("int4[4,uint8,floor]", "powers of two"),
+        ("int4[4,te]", "order='te' is for"),
+        ("int4[4,fixed]", "needs a parameter"),
+        ("int4[4,floor:3]", "has no parameter"),
+        ("int4[4,fixed:x]", "not a number"),
+        ("int4[4,fixed:-1]", "must be above zero"),
+        ("int4[4@0@1]", "need as many"),
+        ("int4[tensor@0]", "has no axes"),
+        ("int4[4,scale:stochastic]", "no random bits"),
+        ("e8m0[4]", "cannot be an element"),
+        ("int4[4][4]", "begins with its size"),
+    ],
+)
+def test_impossible_specs_are_refused(spec, message):
+    with pytest.raises(ValueError, match=message):
+        parse(spec)
+
+
+@unchecked()
+def test_impossible_records_are_refused():
+    element, scale = parse("int4"), parse("e8m0")
+    with pytest.raises(TypeError, match="recipe is a Recipe"):
+        Block(element=element, scale=scale, recipe="floor")
+    with pytest.raises(TypeError, match="element of a block is a format of numbers"):
+        Block(element=parse("mxfp4"), scale=scale, recipe=Recipe(shape=(4,)))
+    with pytest.raises(TypeError, match="tuple of Python ints"):
+        Recipe(shape=[32])
+    with pytest.raises(ValueError, match="per is 'row'"):
+        Recipe(per="row")
+    with pytest.raises(ValueError, match="no scale rule 'flor'; did you mean 'floor'"):
+        Recipe(shape=(4,), rule="flor")
+
+
+def test_elements_without_room_for_scales_are_refused():
+    with pytest.raises(ValueError, match="leave no room for scales in float32"):
+        lower(parse("e8m3[4]"))
+    assert math.isfinite(quantize(np.float32([1e-38, 3.0]), "e8m3[2,e8m0,floor]")[1])
