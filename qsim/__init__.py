@@ -3,12 +3,14 @@
 from qsim import arithmetic
 from qsim.numbers.codebooks import Codebook
 from qsim.numbers.codes import NoNaNError, decode, encode
+from qsim.numbers.components import Components
 from qsim.numbers.formats import Float, Format, Integer
 from qsim.numbers.grid import Grid, lower, stack
 from qsim.numbers.hifloat import HiFloat8
 from qsim.numbers.modes import OVERFLOWS, ROUNDINGS
 from qsim.numbers.p3109 import p3109
 from qsim.numbers.packing import pack, unpack
+from qsim.numbers.parts import split
 from qsim.numbers.posits import Posit, Takum
 from qsim.numbers.random_bits import counter_key, fold_in
 from qsim.numbers.rounding import quantize
@@ -27,6 +29,7 @@ __all__ = [
     "SCALES",
     "Block",
     "Codebook",
+    "Components",
     "Float",
     "Format",
     "Grid",
@@ -54,6 +57,7 @@ __all__ = [
     "quantize",
     "simulate",
     "sites",
+    "split",
     "stack",
     "stream",
     "sweep",

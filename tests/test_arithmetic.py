@@ -17,8 +17,9 @@ import pytest
 
 import qsim
 from qsim import arithmetic, parse
-from qsim.arithmetic import exact
+from qsim.arithmetic import exact, room
 from qsim.numbers.exact import decode, round_exact
+from qsim.numbers.grid import CARRIERS
 from qsim.numbers.modes import Rounding
 from qsim.numbers.random_bits import random_words
 from tests.intervals import DETERMINISTIC, LAYOUTS, POLICIES, intervals
@@ -493,6 +494,20 @@ def test_too_precise_formats_are_refused():
         arithmetic.add(x, x, "fixed8.148")
     with jax.enable_x64(True), pytest.raises(ValueError, match="no wider carrier exists"):
         arithmetic.add(np.ones(2), np.ones(2), "binary64")
+
+
+@pytest.mark.parametrize("spec", ["e4m3", "e5m2fnuz", "int8", "ue5m3", "e2m1f", "e8m3"])
+def test_room_is_the_same_found_by_precision_and_by_gaps(spec):
+    fmt, carrier = parse(spec), CARRIERS["float32"]
+    with unchecked():
+        finite = sorted({Fraction(v) for v in values(spec) if math.isfinite(v)})
+        by_gaps = min(room._spare_within(fmt, *p, carrier) for p in itertools.pairwise(finite))
+    assert by_gaps == room._spare_bits(fmt, carrier)
+
+
+def test_wrapping_is_refused():
+    with pytest.raises(ValueError, match="compute with the codes, qsim.encode"):
+        arithmetic.add(jnp.ones(2), jnp.ones(2), "int8", overflow="wrap")
 
 
 def test_operands_are_floats_of_one_carrier():

@@ -20,14 +20,15 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from qsim.arithmetic import odd
+from qsim.arithmetic.room import require_room
 from qsim.numbers.formats import Format
-from qsim.numbers.grid import CARRIERS, Carrier, Grid, carrier_of
+from qsim.numbers.grid import CARRIERS, Grid
 from qsim.numbers.modes import Rounding, check_overflow
 from qsim.numbers.random_bits import Key
 from qsim.numbers.rounding import quantize, require_float, widen
 from qsim.numbers.specs import format_of
 
-__all__ = ["add", "divide", "fma", "multiply", "require_room", "sqrt", "subtract"]
+__all__ = ["add", "divide", "fma", "multiply", "sqrt", "subtract"]
 
 Operand = Float[ArrayLike, "..."]
 Result = Float[Array, "..."]
@@ -135,12 +136,21 @@ def _rounded(
     carrier = CARRIERS[carried[0].dtype.name]
     if not isinstance(fmt, Grid):
         fmt = format_of(fmt)
+    _check_policy(policy)
     require_room(fmt, mode, carrier)
     # what is beyond the carrier's range overflows for sure, and not with a probability
     certain = mode.is_stochastic and policy in ("ieee", "p3109")
     huge = "infinity" if certain else "largest"
     exact = _to_odd(name, mode.mode == "down", huge, *jnp.broadcast_arrays(*carried))
     return quantize(exact, fmt, rounding=rounding, overflow=overflow, key=key, gradient=gradient)
+
+
+def _check_policy(policy: str) -> None:
+    if policy == "wrap":
+        raise ValueError(
+            "overflow='wrap' keeps the lowest bits of a result, which may be beyond those that the "
+            "carrier holds: compute with the codes, qsim.encode(a, fmt), which wrap by themselves"
+        )
 
 
 def _carried(operands: tuple) -> list[Array]:
@@ -158,45 +168,6 @@ def _carried(operands: tuple) -> list[Array]:
     return [
         jnp.asarray(x, dtype) if type(x) is float else widen(require_float(x)) for x in operands
     ]
-
-
-# --- what the carrier has room for ----------------------------------------------------------
-
-
-def require_room(fmt: Format | Grid, mode: Rounding, carrier: Carrier) -> None:
-    """Checks that rounding to odd in the carrier leaves the rounding to the format exact.
-
-    What decides a rounding are the format's values and, between two of them, their tie, or for
-    stochastic rounding with N random bits the multiples of 2**-N of the gap (2**-(N+1) for the
-    variants B and C). They must be numbers of the carrier whose last bit is even, so that for a
-    precision p, p + 2 or p + N + 1 (N + 2) bits are needed, and as many less p binades below the
-    smallest gap. A ``Grid``, whose facts may be traced,
-    is not checked: it must be that of such a format.
-
-    Raises:
-        ValueError: if there is no such room; the message says how much there is.
-    """
-    if isinstance(fmt, Grid):
-        if carrier_of(fmt) != carrier:
-            raise TypeError(
-                f"this grid's values are carried in {carrier_of(fmt).name}, but the operands "
-                f"are {carrier.name}: lower the format to {carrier.name}"
-            )
-        return
-    deciding = mode.fraction_bits
-    spare = min(carrier.mantissa_bits + 1 - fmt.precision, fmt.quantum - carrier.quantum)
-    if spare > deciding:
-        return
-    most = mode.random_bits - deciding + spare - 1  # random bits for which there is room
-    fewer = deciding > 1 and most > 0
-    remedies = [f"use rounding='{mode.mode}:{most}'"] if fewer else []
-    if carrier.name == "float32":
-        remedies.append("enable x64 (jax.config.update('jax_enable_x64', True)) and pass float64")
-    raise ValueError(
-        f"arithmetic in {fmt} cannot be rounded once in {carrier.name}: {deciding + 1} bits more "
-        f"than the format's are needed, {max(spare, 0)} are there; "
-        + (" or ".join(remedies) or "no wider carrier exists")
-    )
 
 
 # --- the derivative -------------------------------------------------------------------------

@@ -12,6 +12,7 @@ smallest gap are compared with it and its half instead.
 Sources: the definitions in ``qsim.numbers.exact``, which this equals.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -32,7 +33,15 @@ from qsim.numbers.significands import wrapped
 from qsim.numbers.stochastic import moves_up
 from qsim.numbers.tables import table_of
 
-__all__ = ["BinadeGrid", "FirstGap", "offset", "times_power"]
+__all__ = [
+    "BinadeGrid",
+    "FirstGap",
+    "edges",
+    "gap_shift",
+    "offset",
+    "round_to_gaps",
+    "times_power",
+]
 
 
 @jax.tree_util.register_dataclass
@@ -120,28 +129,7 @@ class BinadeGrid(Grid):
         random: UInt[Array, "..."] | None = None,
     ) -> FloatArray[Array, "..."]:
         """As ``Grid.round``; the leaves may also broadcast against ``x``."""
-        carrier, grid = carrier_of(self), jax.tree.map(jnp.asarray, self)
-        bits = lax.bitcast_convert_type(x, carrier.word)
-        magnitude, negative = bits & grid.absolute, bits > grid.absolute + _word(1, carrier)
-        # what lies in the first gap and does not fall to zero rounds as the first grid point does
-        at_least_first = jnp.maximum(magnitude, grid.first)
-        mask = _word(2**carrier.bits - 1, carrier) << _shift(at_least_first, grid, carrier)
-        odd = _is_odd(at_least_first, ~mask + _word(1, carrier), grid)
-        drawn = _drawn_up(magnitude, grid, mode, random, carrier) if mode.is_stochastic else None
-        rounded = (at_least_first + offset(mask, odd, negative, drawn, mode, carrier)) & mask
-        rounded = _overflowed(rounded, magnitude, negative, grid, mode, policy, carrier)
-        leaves_zero = _leaves_zero(magnitude, negative, grid, drawn, mode, carrier)
-        signed = rounded | (bits & grid.sign)
-        result = jnp.where(leaves_zero, signed, bits & grid.negative_zero)
-        is_nan = magnitude > carrier.infinity
-        if policy == "wrap":
-            beyond = leaves_zero & (rounded > jnp.where(negative, grid.lowest, grid.largest))
-            result = jnp.where(beyond, wrapped(rounded, negative, grid, carrier), result)
-            is_nan = (magnitude >= carrier.infinity) | (beyond & (grid.modulus == 0))
-        if policy in ("ieee", "p3109"):
-            is_nan = is_nan | ((rounded > carrier.infinity) & leaves_zero)
-        result = jnp.where(is_nan, _word(carrier.nan, carrier), result)
-        return lax.bitcast_convert_type(result, x.dtype)
+        return round_to_gaps(x, self, gap_shift, mode=mode, policy=policy, random=random)
 
     def inside(self, x: FloatArray[Array, "..."]) -> Bool[Array, "..."]:
         """As ``Grid.inside``."""
@@ -202,7 +190,7 @@ def _binade_grid(fmt: Float | Integer, mantissa_bits: int, carrier: Carrier) -> 
     }
     words = {
         "first": pattern(first, carrier),
-        **_edges(fmt, carrier),
+        **edges(fmt, carrier),
         "modulus": 2**fmt.bits if isinstance(fmt, Integer) and fmt.wraps else 0,
         "sign": carrier.sign if fmt.signed else 0,
         "absolute": carrier.sign - 1,
@@ -260,7 +248,7 @@ def _zero(fmt: Float | Integer, carrier: Carrier) -> dict[str, int]:
     }
 
 
-def _edges(fmt: Format, carrier: Carrier) -> dict[str, int]:
+def edges(fmt: Format, carrier: Carrier) -> dict[str, int]:
     """The outermost values, and what lies beyond them."""
     largest = pattern(fmt.largest, carrier)
     lowest = pattern(max(-fmt.lowest, Fraction(0)), carrier)
@@ -330,6 +318,41 @@ def times_power(magnitude: Array, exponent: Array, carrier: Carrier) -> Array:
     return jnp.where((magnitude == 0) | (magnitude >= infinity), magnitude, product)
 
 
+def round_to_gaps(
+    x: FloatArray[Array, "..."],
+    grid: BinadeGrid,
+    shift: Callable[[Array, BinadeGrid, Carrier], Array],
+    *,
+    mode: Rounding,
+    policy: str,
+    random: UInt[Array, "..."] | None,
+) -> FloatArray[Array, "..."]:
+    """``x`` rounded to a grid on which ``shift`` low bits of a magnitude lie below its gap."""
+    carrier, grid = carrier_of(grid), jax.tree.map(jnp.asarray, grid)
+    bits = lax.bitcast_convert_type(x, carrier.word)
+    magnitude, negative = bits & grid.absolute, bits > grid.absolute + _word(1, carrier)
+    # what lies in the first gap and does not fall to zero rounds as the first grid point does
+    at_least_first = jnp.maximum(magnitude, grid.first)
+    below = shift(at_least_first, grid, carrier)
+    mask = _word(2**carrier.bits - 1, carrier) << below
+    odd = _is_odd(at_least_first, ~mask + _word(1, carrier), grid)
+    drawn = _drawn_up(magnitude, below, grid, mode, random, carrier) if mode.is_stochastic else None
+    rounded = (at_least_first + offset(mask, odd, negative, drawn, mode, carrier)) & mask
+    rounded = _overflowed(rounded, magnitude, negative, grid, shift, mode, policy, carrier)
+    leaves_zero = _leaves_zero(magnitude, negative, grid, drawn, mode, carrier)
+    signed = rounded | (bits & grid.sign)
+    result = jnp.where(leaves_zero, signed, bits & grid.negative_zero)
+    is_nan = magnitude > carrier.infinity
+    if policy == "wrap":
+        beyond = leaves_zero & (rounded > jnp.where(negative, grid.lowest, grid.largest))
+        result = jnp.where(beyond, wrapped(rounded, negative, grid, carrier), result)
+        is_nan = (magnitude >= carrier.infinity) | (beyond & (grid.modulus == 0))
+    if policy in ("ieee", "p3109"):
+        is_nan = is_nan | ((rounded > carrier.infinity) & leaves_zero)
+    result = jnp.where(is_nan, _word(carrier.nan, carrier), result)
+    return lax.bitcast_convert_type(result, x.dtype)
+
+
 # --- the parts of the kernel ----------------------------------------------------------------
 
 
@@ -337,7 +360,7 @@ def _word(value: int, carrier: Carrier) -> np.generic:
     return carrier.word.type(value)
 
 
-def _shift(magnitude: Array, grid: BinadeGrid, carrier: Carrier) -> Array:
+def gap_shift(magnitude: Array, grid: BinadeGrid, carrier: Carrier) -> Array:
     """How many low bits of a magnitude's pattern lie below its gap.
 
     One more for each binade below the lowest of full precision. Below the carrier's own lowest
@@ -424,26 +447,30 @@ def _leaves_zero(magnitude, negative, grid: BinadeGrid, drawn, mode: Rounding, c
     return magnitude >= least
 
 
-def _drawn_up(magnitude: Array, grid: BinadeGrid, mode: Rounding, random, carrier: Carrier):
-    """Whether a stochastic mode moves a magnitude up, in the first gap too."""
+def _drawn_up(
+    magnitude: Array, below: Array, grid: BinadeGrid, mode: Rounding, random, carrier: Carrier
+):
+    """Whether a stochastic mode moves a magnitude up, in the first gap too.
+
+    Elsewhere ``below`` bits of its pattern lie below its gap.
+    """
     one, stored = _word(1, carrier), carrier.mantissa_bits
     implicit = jnp.minimum(magnitude >> stored, one) << stored
     significand = (magnitude & _word((1 << stored) - 1, carrier)) | implicit
-    shift = _shift(magnitude, grid, carrier)
     if not grid.first_is_power:
         least = jnp.minimum(magnitude, grid.first)
         leaves = moves(least, least ^ least, grid.first, random, mode=mode, carrier=carrier)
-        inside = moves_up(significand, shift, random, mode, carrier)
+        inside = moves_up(significand, below, random, mode, carrier)
         return jnp.where(magnitude < grid.first, leaves, inside)
     binade = lax.convert_element_type(jnp.maximum(magnitude >> stored, one), jnp.int32)
     below_first = grid.first_exponent + (carrier.bias + stored) - binade
     below_first = lax.convert_element_type(below_first, carrier.word)
-    shift = jnp.where(magnitude < grid.first, below_first, shift)
-    return moves_up(significand, shift, random, mode, carrier)
+    below = jnp.where(magnitude < grid.first, below_first, below)
+    return moves_up(significand, below, random, mode, carrier)
 
 
 def _overflowed(
-    rounded, magnitude, negative, grid: BinadeGrid, mode: Rounding, policy: str, carrier
+    rounded, magnitude, negative, grid: BinadeGrid, shift, mode: Rounding, policy: str, carrier
 ):
     """The rounded magnitude, or what the policy makes of it beyond the largest or lowest value."""
     edge = jnp.where(negative, jnp.maximum(grid.lowest, grid.smallest), grid.largest)
@@ -459,7 +486,7 @@ def _overflowed(
     below_unsigned = negative & (grid.sign == 0)
     if policy == "p3109":
         beyond = jnp.where((beyond == infinity) | below_unsigned, beyond, edge)
-    inward = _points_inward(negative, grid, mode, carrier)
+    inward = _points_inward(negative, grid, shift, mode, carrier)
     if inward is not None:
         back = inward & (magnitude < infinity) & ~below_unsigned
         beyond = jnp.where(back, edge, beyond)
@@ -467,7 +494,7 @@ def _overflowed(
     return jnp.where(rounded > limit, beyond, rounded)
 
 
-def _points_inward(negative, grid: BinadeGrid, mode: Rounding, carrier: Carrier):
+def _points_inward(negative, grid: BinadeGrid, shift, mode: Rounding, carrier: Carrier):
     """Whether the mode takes finite numbers beyond the edge back to it; None: it never does."""
     match mode.mode:
         case "toward_zero":
@@ -477,7 +504,7 @@ def _points_inward(negative, grid: BinadeGrid, mode: Rounding, carrier: Carrier)
         case "down":
             return ~negative
         case "to_odd":
-            ulp = _word(1, carrier) << _shift(grid.largest, grid, carrier)
+            ulp = _word(1, carrier) << shift(grid.largest, grid, carrier)
             odd = _is_odd(grid.largest, ulp, grid)
             return odd | (grid.overflow != carrier.infinity)
     return None

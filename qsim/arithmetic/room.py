@@ -1,0 +1,83 @@
+"""Which formats the carrier has room for: where rounding to odd and then to the format is exact.
+
+Source: S. Boldo and G. Melquiond, IEEE Trans. Computers 57(4), 2008, theorem 3.
+"""
+
+import math
+from fractions import Fraction
+from functools import cache
+from itertools import pairwise
+
+from qsim.numbers.exact import gap_at, values
+from qsim.numbers.formats import Float, Format, Integer
+from qsim.numbers.grid import Carrier, Grid, carrier_of
+from qsim.numbers.modes import Rounding
+from qsim.numbers.records import exponent_of
+
+__all__ = ["require_room"]
+
+MAX_LISTED_BITS = 16  # codes of formats whose gaps are looked at one by one
+MAX_EXPONENT = 1 << 20  # beyond that of any number
+
+
+def require_room(fmt: Format | Grid, mode: Rounding, carrier: Carrier) -> None:
+    """Checks that rounding to odd in the carrier leaves the rounding to the format exact.
+
+    What decides a rounding are the format's values and, between two of them, their tie, or for
+    stochastic rounding with N random bits the multiples of 2**-N of the gap (2**-(N+1) for the
+    variants B and C). They must be numbers of the carrier whose last bit is even. So a float of
+    precision p needs p + 2 or p + N + 1 (N + 2) bits, and as many less p binades below its smallest
+    gap. A ``Grid``, whose facts may be traced, is not checked: it must be that of such a format.
+
+    Raises:
+        TypeError: for a grid of another carrier.
+        ValueError: if there is no such room; the message says how much there is.
+    """
+    if isinstance(fmt, Grid):
+        if carrier_of(fmt) != carrier:
+            raise TypeError(
+                f"this grid's values are carried in {carrier_of(fmt).name}, but the operands "
+                f"are {carrier.name}: lower the format to {carrier.name}"
+            )
+        return
+    deciding, spare = mode.fraction_bits, _spare_bits(fmt, carrier)
+    if spare > deciding:
+        return
+    most = mode.random_bits - deciding + spare - 1  # random bits for which there is room
+    fewer = deciding > 1 and most > 0
+    remedies = [f"use rounding='{mode.mode}:{most}'"] if fewer else []
+    if carrier.name == "float32":
+        remedies.append("enable x64 (jax.config.update('jax_enable_x64', True)) and pass float64")
+    raise ValueError(
+        f"arithmetic in {fmt} cannot be rounded once in {carrier.name}: {deciding + 1} bits more "
+        f"than the format's are needed, {max(spare, 0)} are there; "
+        + (" or ".join(remedies) or "no wider carrier exists")
+    )
+
+
+@cache
+def _spare_bits(fmt: Format, carrier: Carrier) -> int:
+    """How many bits the carrier has more than the format, at every one of its gaps."""
+    by_width = min(carrier.mantissa_bits + 1 - fmt.precision, fmt.quantum - carrier.quantum)
+    if isinstance(fmt, Float | Integer) or by_width < 2 or fmt.bits > MAX_LISTED_BITS:
+        return by_width
+    finite = sorted({Fraction(v) for v in values(fmt) if math.isfinite(v)})
+    return min(by_width, *(_spare_within(fmt, *pair, carrier) for pair in pairwise(finite)))
+
+
+def _spare_within(fmt: Format, low: Fraction, high: Fraction, carrier: Carrier) -> int:
+    """The same between two neighbours, whose tie may be anywhere."""
+    tie = gap_at(fmt, (low + high) / 2).tie
+    edge = exponent_of(max(abs(low), abs(high)))
+    unit = max(edge, 1 - carrier.bias) - carrier.mantissa_bits
+    lowest = min(_lowest_bit(low), _lowest_bit(high), _lowest_bit(tie) + 1)
+    return lowest - unit
+
+
+def _lowest_bit(x: Fraction) -> int:
+    """The exponent of the last bit of a number, which is far down if it has no last one."""
+    if x == 0:
+        return MAX_EXPONENT
+    if x.denominator & (x.denominator - 1):
+        return -MAX_EXPONENT
+    return (x.numerator & -x.numerator).bit_length() - x.denominator.bit_length()
