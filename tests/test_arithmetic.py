@@ -506,7 +506,7 @@ def test_room_is_the_same_found_by_precision_and_by_gaps(spec):
 
 
 def test_wrapping_is_refused():
-    with pytest.raises(ValueError, match="compute with the codes, qsim.encode"):
+    with pytest.raises(ValueError, match=r"compute with the codes, qsim\.encode"):
         arithmetic.add(jnp.ones(2), jnp.ones(2), "int8", overflow="wrap")
 
 

@@ -332,6 +332,7 @@ def test_spec_strings_are_read_as_printed():
     ]:
         assert str(parse(spec)) == printed and parse(printed) == parse(spec)
     assert parse("2xe8m7") == Components(component=parse("bfloat16"))
+    assert parse("3xe4m3") == Components(component="e4m3", count=3)
 
 
 def test_impossible_components_are_refused():

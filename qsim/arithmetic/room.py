@@ -9,7 +9,7 @@ from functools import cache
 from itertools import pairwise
 
 from qsim.numbers.exact import gap_at, values
-from qsim.numbers.formats import Float, Format, Integer
+from qsim.numbers.formats import Float, Format, Integer, power
 from qsim.numbers.grid import Carrier, Grid, carrier_of
 from qsim.numbers.modes import Rounding
 from qsim.numbers.records import exponent_of
@@ -68,8 +68,9 @@ def _spare_bits(fmt: Format, carrier: Carrier) -> int:
 def _spare_within(fmt: Format, low: Fraction, high: Fraction, carrier: Carrier) -> int:
     """The same between two neighbours, whose tie may be anywhere."""
     tie = gap_at(fmt, (low + high) / 2).tie
-    edge = exponent_of(max(abs(low), abs(high)))
-    unit = max(edge, 1 - carrier.bias) - carrier.mantissa_bits
+    larger = max(abs(low), abs(high))
+    binade = exponent_of(larger) - (larger == power(exponent_of(larger)))  # of what lies below it
+    unit = max(binade, 1 - carrier.bias) - carrier.mantissa_bits
     lowest = min(_lowest_bit(low), _lowest_bit(high), _lowest_bit(tie) + 1)
     return lowest - unit
 

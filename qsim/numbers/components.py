@@ -68,7 +68,7 @@ class Components(Format):
     [1.0, -0.00099945068359375]
     """
 
-    component: Float
+    component: Any  # a Float in every record; a spec string is read
     count: int = 2
 
     def __post_init__(self):
@@ -94,7 +94,7 @@ class Components(Format):
         fmt = self.component
         require(
             fmt.signed and fmt.lowest == -fmt.largest,
-            f"{fmt} has not the same values on both sides of zero, but components correct both ways",
+            f"{fmt} has not the same values on both sides of zero: components correct both ways",
         )
         require(
             fmt.is_regular and fmt.subnormals == "gradual" and fmt.precision > 1,
