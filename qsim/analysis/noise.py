@@ -15,12 +15,13 @@ Source: Kuzmin et al., FP8 Quantization: The Power of the Exponent, arXiv:2208.0
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
-from qsim.analysis.values import dynamic_range, finite_values, require_listed, ties
+from qsim.analysis.values import finite_values, require_listed, ties
 from qsim.numbers.formats import Format, power
 from qsim.numbers.modes import suggest
 from qsim.numbers.specs import format_of
@@ -55,7 +56,7 @@ class Noise(NamedTuple):
     Attributes:
         decibels: the signal-to-noise ratio.
         scale: what the format's values are multiplied with, in units of the distribution's.
-        clip: the largest scaled value.
+        clip: the largest scaled magnitude.
     """
 
     decibels: float
@@ -79,7 +80,7 @@ def sqnr(fmt: str | Format, distribution: str | Distribution) -> Noise:
     """
     fmt = format_of(fmt)
     require_listed(fmt, "the signal-to-noise ratio")
-    if max(fmt.largest, -fmt.lowest) > power(MAX_EXPONENT) or fmt.smallest < power(-MAX_EXPONENT):
+    if _edge(fmt) > power(MAX_EXPONENT) or fmt.smallest < power(-MAX_EXPONENT):
         raise ValueError(
             f"{fmt} has values beyond 2^{MAX_EXPONENT} or below its inverse, and the "
             "signal-to-noise ratio is computed in float64: choose fewer exponent bits"
@@ -92,13 +93,18 @@ def sqnr(fmt: str | Format, distribution: str | Distribution) -> Noise:
     return _best(fmt, distribution)
 
 
+def _edge(fmt: Format) -> Fraction:
+    """The largest magnitude."""
+    return max(fmt.largest, -fmt.lowest)
+
+
 @cache
 def _best(fmt: Format, distribution: Distribution) -> Noise:
     sides, variance = _sides(fmt), distribution.variance
     best = _best_scale(fmt, lambda log: _error(sides, distribution, 2.0**log), variance)
     scale = 2.0**best
     error = _error(sides, distribution, scale)
-    return Noise(-10 * math.log10(error / variance), scale, scale * float(fmt.largest))
+    return Noise(-10 * math.log10(error / variance), scale, scale * float(_edge(fmt)))
 
 
 # --- the mean square of the noise -----------------------------------------------------------
@@ -156,8 +162,8 @@ def _best_scale(fmt: Format, error: Callable[[float], float], variance: float) -
     neighbourhood of the best is scanned, more and more finely.
     """
     sigma = 0.5 * math.log2(variance)
-    low = sigma - 2 - math.log2(fmt.largest)
-    width = dynamic_range(fmt) + 4
+    low = sigma - 2 - math.log2(_edge(fmt))
+    width = math.log2(_edge(fmt)) - math.log2(fmt.smallest) + 4
     step = max(1 / 32, width * len(finite_values(fmt)) / 3e5)  # about a second's work
     best = min(np.arange(low, low + width + step, step), key=error)
     while step > 1e-3:

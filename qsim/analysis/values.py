@@ -114,7 +114,7 @@ def exponent(x: Fraction) -> int:
 
 def binades(fmt: Format) -> range:
     """The exponents of the binades from the smallest positive value to the largest."""
-    return range(exponent(fmt.smallest), exponent(fmt.largest) + 1)
+    return range(exponent(fmt.smallest), exponent(max(fmt.largest, fmt.smallest)) + 1)
 
 
 def dynamic_range(fmt: Format) -> float:
@@ -124,7 +124,7 @@ def dynamic_range(fmt: Format) -> float:
     >>> round(dynamic_range(parse("e4m3fn")), 2)
     17.81
     """
-    ratio = fmt.largest / fmt.smallest
+    ratio = max(fmt.largest, fmt.smallest) / fmt.smallest
     return math.log2(ratio.numerator) - math.log2(ratio.denominator)
 
 

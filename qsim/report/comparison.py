@@ -39,22 +39,23 @@ def fact_table(formats: Mapping[str, Format]) -> Table:
 def binade_table(formats: Mapping[str, Format]) -> Table:
     """How many positive values each binade has.
 
-    Binades share a row where each format's count stays the same or doubles from each to the next.
+    Binades share a row where each format's count stays the same or doubles from each to the next,
+    and where no format has more than one value in a binade.
     """
     table = Table(title="positive values per binade", header_style="bold")
     table.add_column("binades", no_wrap=True)
     for name in formats:
         table.add_column(Text(name), justify="right")
     for exponents, counts in _runs(list(formats.values())):
-        columns = zip(*counts, strict=True)
-        table.add_row(_span([f"2^{e}" for e in exponents]), *map(_span, columns))
+        ends = dict.fromkeys(f"2^{e}" for e in (exponents[-1], exponents[0]))
+        table.add_row(" .. ".join(ends), *map(_span, zip(*counts, strict=True)))
     return table
 
 
-def _span(falling: Sequence) -> str:
-    """``1 .. 8``, or a single number where both ends are the same."""
-    first, last = str(falling[-1] or NONE), str(falling[0] or NONE)
-    return first if first == last else f"{first} .. {last}"
+def _span(counts: Sequence[int]) -> str:
+    """``1 .. 8``, or a single number where all are the same."""
+    low, high = min(counts), max(counts)
+    return f"{low} .. {high}" if low < high else str(low or NONE)
 
 
 def _runs(formats: Sequence[Format]) -> Iterator[tuple[list[int], list[tuple[int, ...]]]]:
@@ -75,7 +76,12 @@ def _runs(formats: Sequence[Format]) -> Iterator[tuple[list[int], list[tuple[int
 
 
 def _trend(above: tuple[int, ...], here: tuple[int, ...]) -> tuple[bool, ...] | None:
-    """Which counts are halves of those above; None if one is neither a half nor the same."""
+    """What binades in one row have in common; None if these two have nothing.
+
+    Whether each format's count is half of that above, and not the same; or that all are sparse.
+    """
+    if max(*above, *here) <= 1:
+        return ()
     halves = tuple(0 < 2 * low == high for low, high in zip(here, above, strict=True))
     like = (half or low == high for half, low, high in zip(halves, here, above, strict=True))
     return halves if all(like) else None

@@ -77,9 +77,8 @@ def draw_comparison(
     _number_lines(lines.subplots(), formats)
     counts, bars = below.subplots(1, 2)
     for name, fmt in formats.items():
-        per_binade = count_per_binade(fmt)
-        used = [(e, count) for e, count in per_binade.items() if count]
-        counts.step(*zip(*used, strict=True), where="post", label=name, marker=".")
+        used = {e: count for e, count in count_per_binade(fmt).items() if count}
+        counts.step(list(used), list(used.values()), where="post", label=name, marker=".")
     counts.set_yscale("log", base=2)
     counts.set_xlabel("binade: log2 of the magnitude")
     counts.set_ylabel("positive values per binade")
@@ -134,11 +133,11 @@ def _number_lines(axis, formats: Mapping[str, Format]) -> None:
 
 def _precision(axis, fmt: Format) -> None:
     """Bits of precision at the beginning of each binade."""
-    known = [(e, precision_at(fmt, max(power(e), fmt.smallest))) for e in binades(fmt)]
-    points = [(e, bits) for e, bits in known if bits is not None]
-    ends = [*points, (points[-1][0] + 1, points[-1][1])]
-    axis.step(*zip(*ends, strict=True), where="post", color="#31688e")
-    axis.set_ylim(min(0, *(bits for _, bits in points)), max(bits for _, bits in points) + 0.5)
+    exponents = [*binades(fmt)]
+    bits = [precision_at(fmt, max(power(e), fmt.smallest)) for e in exponents]
+    heights = np.array([*bits, bits[-1]], float)  # None is NaN
+    axis.axhline(0, color="0.8", linewidth=0.5)
+    axis.step([*exponents, exponents[-1] + 1], heights, where="post", color="#31688e")
     axis.set_xlabel("log2 of the magnitude")
     axis.set_ylabel("bits of precision")
 
