@@ -81,7 +81,7 @@ def counterexample(law: str) -> str | None:
     """The first counterexample of e2m1f to the law that begins with the given words."""
     (found,) = (test for words, test in laws.LAWS.items() if words.startswith(law))
     with unchecked():
-        return next(found(laws.Evidence(parse("e2m1f"), "float32", {}, 1)), None)
+        return next(found(laws.Evidence(parse("e2m1f"), parse("e2m1f"), "float32", {}, 1)), None)
 
 
 ROUNDED_WRONGLY = {

@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from qsim.analysis.values import (
     LISTED_BITS,
+    element,
+    exponent,
     finite_values,
     is_finite,
     kind,
@@ -68,7 +70,7 @@ def check(
     """The verdict of each of ``LAWS`` on a format, one after the other.
 
     Args:
-        fmt: the format.
+        fmt: the format; of a block format it is the elements that are checked.
         landmarks: numbers of its source, as in a catalogue entry.
         share: one in how many numbers is compared with its exact result in each mode, in turns;
             by default all of up to 2**15 numbers, and one in eight of more.
@@ -80,8 +82,8 @@ def check(
     >>> next(check(parse("e2m1f")))
     Verdict(law='decode gives each code its exact value', state='held', detail='')
     """
-    carrier = _carrier(fmt)
-    evidence = Evidence(fmt, carrier, dict(landmarks or {}), share)
+    carrier = _carrier(element(fmt))
+    evidence = Evidence(element(fmt), fmt, carrier, dict(landmarks or {}), share)
     for words, law in LAWS.items():
         with _available(carrier):
             verdict = _verdict(words, law, evidence)
@@ -119,13 +121,15 @@ class Evidence:
     """The values of a format, numbers to round, and what they are rounded to.
 
     Attributes:
-        fmt: the format.
+        fmt: the format of single numbers.
+        whole: the format whose landmarks are given; another one where it has blocks.
         carrier: the name of the type in which its values travel.
         landmarks: numbers of its source.
         share: as for ``check``.
     """
 
     fmt: Format
+    whole: Format
     carrier: str
     landmarks: dict[str, object]
     share: int | None
@@ -325,9 +329,16 @@ def _landmarks_are_met(e: Evidence) -> Iterator[str]:
             yield from _listed_landmarks(e, said)
         elif key not in LANDMARKS:
             raise ValueError(f"no landmark {key!r}; {suggest(key, [*LANDMARKS, 'values'])}")
-        elif (found := getattr(e.fmt, LANDMARKS[key], None)) != landmark(said):
+        elif (found := _found_landmark(e.whole, key)) != landmark(said):
             shown = "nothing of the kind" if found is None else found
             yield f"{key} is said to be {said}, and the definition gives {shown}"
+
+
+def _found_landmark(fmt: Format, key: str) -> object:
+    try:
+        return LANDMARKS[key](fmt)
+    except AttributeError:  # not every family has every landmark
+        return None
 
 
 def _listed_landmarks(e: Evidence, said) -> Iterator[str]:
@@ -341,12 +352,18 @@ def _listed_landmarks(e: Evidence, said) -> Iterator[str]:
             yield f"code {code:#x} is said to be {said[code]}, and is {_shown(value)}"
 
 
-LANDMARKS = {
-    "max": "largest",
-    "lowest": "lowest",
-    "min_normal": "smallest_normal",
-    "min_subnormal": "smallest",
-    "nans": "nan_count",
+LANDMARKS: dict[str, Callable[[Any], object]] = {
+    "max": lambda fmt: fmt.largest,
+    "lowest": lambda fmt: fmt.lowest,
+    "min_normal": lambda fmt: fmt.smallest_normal,
+    "min_subnormal": lambda fmt: fmt.smallest,
+    "nans": lambda fmt: fmt.nan_count,
+    # of block formats
+    "bits_per_value": lambda fmt: fmt.bits_per_value,
+    "max_element": lambda fmt: fmt.element.largest,
+    "emax_element": lambda fmt: exponent(fmt.element.largest),
+    "max_scale": lambda fmt: element(fmt.scale).largest,
+    "min_scale": lambda fmt: element(fmt.scale).smallest,
 }
 
 
@@ -451,12 +468,12 @@ def _signs_are_alike(e: Evidence) -> Iterator[str]:
     if e.fmt.lowest != -e.fmt.largest or (e.listed and mirrored_values != e.finite):
         raise DoesNotApply("it does not have the negative of each of its values")
     modes = (*ODD_MODES, *(PARITY_MODES if _parities_are_alike(e) else ()))
+    numbers = e.numbers[e.numbers != 0]
     for mode, mirrored in [(mode, mode) for mode in modes] + [("up", "down")]:
-        rounded, back = e.rounded(e.numbers, mode), e.rounded(-e.numbers, mirrored)
+        rounded, back = e.rounded(numbers, mode), e.rounded(-numbers, mirrored)
         for at in np.flatnonzero(rounded != -back):
-            x = e.numbers[at]
             yield (
-                f"{_shown(x)} becomes {_shown(rounded[at])} {mode}, its negative "
+                f"{_shown(numbers[at])} becomes {_shown(rounded[at])} {mode}, its negative "
                 f"{_shown(back[at])} {mirrored}"
             )
 

@@ -22,6 +22,7 @@ __all__ = [
     "binades",
     "count_per_binade",
     "dynamic_range",
+    "element",
     "exponent",
     "finite_values",
     "is_finite",
@@ -35,6 +36,11 @@ __all__ = [
 KINDS = ("zero", "subnormal", "normal", "infinity", "NaN", "unused")
 
 LISTED_BITS = 16  # formats of more bits have more values than can be listed in a moment
+
+
+def element(fmt: Format) -> Format:
+    """The format of single numbers: the element of a block format, any other format itself."""
+    return getattr(fmt, "element", fmt)
 
 
 def require_listed(fmt: Format, what: str) -> None:

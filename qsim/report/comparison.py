@@ -7,7 +7,13 @@ from rich.table import Table
 from rich.text import Text
 
 from qsim.analysis.noise import DISTRIBUTIONS, Noise, sqnr
-from qsim.analysis.values import binades, count_per_binade, dynamic_range, precision_at
+from qsim.analysis.values import (
+    binades,
+    count_per_binade,
+    dynamic_range,
+    element,
+    precision_at,
+)
 from qsim.numbers.formats import Format
 from qsim.report.terminal import number
 
@@ -19,20 +25,25 @@ Noises = Mapping[str, Mapping[str, Noise | None]]
 
 
 def fact_table(formats: Mapping[str, Format]) -> Table:
-    """Bits, range, precision and special values of formats, a row for each."""
+    """Bits, range, precision and special values of formats, a row for each.
+
+    Of block formats it is those of the elements, but the bits count the scales too.
+    """
     table = Table(title="formats", header_style="bold")
     table.add_column("format", no_wrap=True)
     headings = ("bits", "lowest", "largest", "smallest > 0", "binades", "precision at 1")
     for heading in (*headings, "zero", "infinities", "NaN codes"):
         table.add_column(heading, justify="right")
-    for name, fmt in formats.items():
+    for name, whole in formats.items():
+        fmt = element(whole)
         edges = (number(fmt.lowest), number(fmt.largest), number(fmt.smallest))
         at_one = precision_at(fmt, Fraction(1))
         precision = NONE if at_one is None else f"{at_one:.4g}"
         zero = ("+0, -0" if fmt.has_negative_zero else "yes") if fmt.has_zero else "no"
         specials = (zero, "yes" if fmt.infinities else "no", str(fmt.nan_count))
         shape = (f"{dynamic_range(fmt):.1f}", precision)
-        table.add_row(Text(name), str(fmt.bits), *edges, *shape, *specials)
+        bits = number(Fraction(getattr(whole, "bits_per_value", whole.bits)))
+        table.add_row(Text(name), bits, *edges, *shape, *specials)
     return table
 
 
@@ -46,7 +57,7 @@ def binade_table(formats: Mapping[str, Format]) -> Table:
     table.add_column("binades", no_wrap=True)
     for name in formats:
         table.add_column(Text(name), justify="right")
-    for exponents, counts in _runs(list(formats.values())):
+    for exponents, counts in _runs([element(fmt) for fmt in formats.values()]):
         ends = dict.fromkeys(f"2^{e}" for e in (exponents[-1], exponents[0]))
         table.add_row(" .. ".join(ends), *map(_span, zip(*counts, strict=True)))
     return table
@@ -94,7 +105,7 @@ def noise(formats: Mapping[str, Format]) -> dict[str, dict[str, Noise | None]]:
 
 def _noise(fmt: Format, distribution: str) -> Noise | None:
     try:
-        return sqnr(fmt, distribution)
+        return sqnr(element(fmt), distribution)
     except ValueError:  # more values than can be listed
         return None
 

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from qsim.analysis import laws
+from qsim.analysis.values import element
 from qsim.numbers.catalogue import Entry
 from qsim.numbers.formats import Format
 from qsim.numbers.modes import Rounding
@@ -51,10 +52,10 @@ def show_format(name: str, fmt: Format, out: Path) -> None:
         ValueError: if the picture cannot be written.
     """
     show(landmarks(fmt))
-    element = getattr(fmt, "element", fmt)  # of a block format the elements are drawn
-    if fmt.bits <= 8:
-        show(values(element))
-    _draw(out, lambda path: portrait.draw(path, name, element))
+    drawn = element(fmt)
+    if drawn.bits <= 8:
+        show(values(drawn))
+    _draw(out, lambda path: portrait.draw(path, name, drawn))
 
 
 def compare(formats: Mapping[str, Format], out: Path) -> None:
@@ -67,7 +68,8 @@ def compare(formats: Mapping[str, Format], out: Path) -> None:
     show(comparison.fact_table(formats))
     show(comparison.binade_table(formats))
     show(comparison.noise_table(noise))
-    _draw(out, lambda path: portrait.draw_comparison(path, formats, noise))
+    drawn = {name: element(fmt) for name, fmt in formats.items()}
+    _draw(out, lambda path: portrait.draw_comparison(path, drawn, noise))
 
 
 def _draw(out: Path, draw) -> None:
