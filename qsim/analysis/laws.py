@@ -45,6 +45,7 @@ MODES = tuple(mode for mode in ROUNDINGS if not Rounding.parse(mode).random_bits
 STOCHASTIC = tuple(mode for mode in ROUNDINGS if mode not in MODES)
 NEAREST = tuple(mode for mode in MODES if mode.startswith("ties"))
 ODD_MODES = ("ties_to_away", "ties_to_zero", "toward_zero", "away_from_zero")  # whatever the codes
+OUTWARD_AND_INWARD = tuple(mode for mode in MODES if mode not in NEAREST[1:])
 PARITY_MODES = ("ties_to_even", "ties_to_odd", "to_odd")
 
 PIECE = 1 << 12  # arrays travel in pieces of one length, so that all formats share executables
@@ -468,7 +469,9 @@ def _signs_are_alike(e: Evidence) -> Iterator[str]:
     if e.fmt.lowest != -e.fmt.largest or (e.listed and mirrored_values != e.finite):
         raise DoesNotApply("it does not have the negative of each of its values")
     modes = (*ODD_MODES, *(PARITY_MODES if _parities_are_alike(e) else ()))
-    numbers = e.numbers[e.numbers != 0]
+    # without a zero, the negative one of its two neighbours counts as the one nearer to it
+    least = 0.0 if e.fmt.has_zero else float(e.fmt.smallest)
+    numbers = e.numbers[(e.numbers != 0) & (np.abs(e.numbers) >= least)]
     for mode, mirrored in [(mode, mode) for mode in modes] + [("up", "down")]:
         rounded, back = e.rounded(numbers, mode), e.rounded(-numbers, mirrored)
         for at in np.flatnonzero(rounded != -back):
@@ -514,7 +517,8 @@ def _overflow_equals_exact(e: Evidence) -> Iterator[str]:
     numbers = np.concatenate([some, near, -near, specials])
     wraps = getattr(e.fmt, "wraps", False)
     for overflow in (policy for policy in OVERFLOWS if policy != "wrap" or wraps):
-        for mode in MODES:
+        # how ties go makes no difference to overflow, and no mode to the first two policies
+        for mode in MODES[:1] if overflow.startswith("saturate") else OUTWARD_AND_INWARD:
             yield from _unlike_exact(e, numbers, mode, overflow)
 
 

@@ -124,6 +124,11 @@ class Codebook(Format):
         """The values in ascending order."""
         return tuple(sorted(self.values))
 
+    @property
+    def codes_ascend(self) -> bool:
+        """Whether the values are listed in ascending order."""
+        return self.values == self.ordered
+
     @cached_property
     def codes(self) -> dict[Fraction, int]:
         """The code of each value."""
