@@ -125,7 +125,7 @@ class Codebook(Format):
         return tuple(sorted(self.values))
 
     @property
-    def codes_ascend(self) -> bool:
+    def codes_in_order(self) -> bool:
         """Whether the values are listed in ascending order."""
         return self.values == self.ordered
 
