@@ -42,6 +42,13 @@ def test_the_published_ranges_of_the_normal_distribution():
     assert sqnr("e2m5f", "normal").clip == pytest.approx(4.35, abs=0.01)
 
 
+@pytest.mark.parametrize("levels, error", [(2, 0.3634), (4, 0.1188), (8, 0.03744), (16, 0.01154)])
+def test_the_best_uniform_quantizers_of_a_normal_variable(levels, error):
+    """J. Max, Quantizing for minimum distortion, IRE Trans. 1960, table II."""
+    book = qsim.Codebook(values=tuple(range(1 - levels, levels, 2)))
+    assert 10 ** (-sqnr(book, "normal").decibels / 10) == pytest.approx(error, rel=1e-3)
+
+
 def test_unsigned_formats_get_magnitudes():
     noise = sqnr("e1m0b0f", "normal")  # the values 1 and 2
     levels = np.array([noise.scale, 2 * noise.scale])
