@@ -174,6 +174,18 @@ def test_flushing_after_and_before_differ_just_below_the_smallest_normal_value()
     assert before == [0.0, 0.0] and math.copysign(1.0, before[1]) < 0
 
 
+def test_bfloat16_of_avx512_is_as_its_manual_says():
+    """Intel SDM, VCVTNEPS2BF16: subnormals are zeros of their sign, others rounded by adding."""
+    x = np.random.default_rng(5).integers(0, 2**32, 2**16, dtype=np.uint32)
+    x[:4096] >>= 8  # about the smallest normal number
+    x = x[(x & 0x7FFFFFFF) <= 0x7F800000]
+    rounded_by_adding = (x + 0x7FFF + (x >> 16 & 1)) & 0xFFFF0000
+    expected = np.where(x & 0x7F800000, rounded_by_adding, x & 0x80000000)
+    expected = np.where(x & 0x7FFFFFFF == 0x7F800000, x, expected)
+    found = round_patterns(x, parse("avx512_bfloat16"), "ties_to_even", "ieee")
+    assert found.tolist() == expected.tolist()
+
+
 def test_codes_that_read_as_zero_are_stored():
     fmt = "e4m3fn_read_as_zero"
     x = jnp.array([2.0**-9, 2.0**-7, -(2.0**-9), 2.0**-6])
