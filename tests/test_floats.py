@@ -33,11 +33,18 @@ SMALL = [
     *("e0m3", "ue0m4fn", "e0m2fnuz", "e0m3b124", "e2m0_zero", "e3m0nuz_zero", "ue3m0n_zero"),
     *("ue2m2_no_zero", "ue3m1n_no_zero", "ue2m2b127fn_no_zero", "e2m2f_one_zero"),
     *("e3m2_emax1", "e2m2f_emax1", "e3m1nuz_emax-1_absent", "e3m2_nan=1f", "e3m1_inf=f.1f_nan=10"),
+    "e3m1_inf=9.1c_nan=10_emax1",
 ]
 # values off the binary grid, and missing ones
 IRREGULAR = ["e2m1b1.3f", "e2m1_nan=3.c", "e2m1b0.25_nan=3.c"]
 MORE_IRREGULAR = [
-    *("e2m2b1.3f", "ue2m2b-2.7fn_absent", "e3m0b0.5_zero", "e7m0b63.5", "e3m1_inf=9.1c_nan=1.10"),
+    *(
+        "e2m2b1.3f",
+        "ue2m2b-2.7fn_absent",
+        "e3m0b0.5_zero",
+        "e7m0b63.5",
+        "e3m1_inf=9.1c_nan=1.10_emax1",
+    ),
     *("e2m2_nan=2.3.4.12", "e2m2_nan=5_normalised"),
 ]
 LARGER = [

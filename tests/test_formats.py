@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qsim
@@ -329,6 +329,7 @@ LISTED = _built(
     signed=st.booleans(),
     infinities=st.just(False) | st.tuples(st.integers(0, 127), st.integers(0, 127)),
     nans=st.lists(st.integers(0, 255), max_size=4, unique=True).map(tuple),
+    emax_limit=st.none() | st.integers(-3, 4),
     subnormals=st.sampled_from(list(SUBNORMALS)),
 )
 INTEGERS = _built(
@@ -536,3 +537,20 @@ def test_the_ends_of_wide_integers_have_their_codes(spec):
     for value in (fmt.lowest, fmt.largest, -fmt.largest if fmt.signed else fmt.smallest):
         code = int(qsim.encode(np.float32(float(value)), fmt))
         assert exact.decode(fmt, code) == exact.round_exact(Fraction(float(np.float32(value))), fmt)
+
+
+@settings(max_examples=60)
+@given(LISTED)
+def test_facts_of_floats_with_listed_codes_are_those_of_the_values(fmt):
+    """As for the catalogue: read off the list of all values."""
+    with unchecked():
+        values = exact.values(fmt)
+        finite = [Fraction(v) for v in values if not isinstance(v, float) or v == 0]
+        assert (min(finite), max(finite)) == (fmt.lowest, fmt.largest)
+        assert min(v for v in finite if v > 0) == fmt.smallest
+        assert sum(v != v for v in values) == fmt.nan_count
+        infinite = sum(isinstance(v, float) and math.isinf(v) for v in values)
+        assert infinite == bool(fmt.infinities) * (1 + fmt.signed)
+        for mode in ("ties_to_even", "up", "to_odd"):
+            for value in finite:
+                assert exact.round_exact(value, fmt, rounding=mode) == value

@@ -245,11 +245,11 @@ class Float(Format):
     @cached_property
     def _ends(self) -> tuple[int, int]:
         """The magnitude codes of the largest value and of the lowest, or of the largest again."""
-        top = self._specials.last_finite(negative=False)
-        low = self._specials.last_finite(negative=self.signed)
+        limit = None
         if self.emax_limit is not None:
             limit = ((self.emax_limit + self.bias + 1) << self.mantissa_bits) - 1
-            top, low = min(top, limit), min(low, limit)
+        top = self._specials.last_finite(False, limit)
+        low = self._specials.last_finite(self.signed, limit)
         return top, low
 
     @property
@@ -264,8 +264,27 @@ class Float(Format):
 
     @property
     def nan_count(self) -> int:
-        """How many codes are NaNs, both signs counted, unused codes not."""
-        return self._specials.nan_count
+        """How many codes read as NaN, both signs counted, unused codes too."""
+        return self._specials.nan_count + self._unused
+
+    @property
+    def has_nan(self) -> bool:
+        """Whether some code is meant for a NaN."""
+        return self._specials.nan_count > 0
+
+    @property
+    def _unused(self) -> int:
+        """How many codes lie between the last values and what the layout could have."""
+        if self.emax_limit is None:
+            return 0
+        count = 0
+        for negative in range(1 + self.signed):
+            beyond = range(self._ends[negative] + 1, self._specials.last_finite(negative > 0) + 1)
+            count += len(beyond)
+            if isinstance(self.nans, tuple):
+                special = (code - negative * self._specials.sign for code in self._specials.listed)
+                count -= sum(code in beyond for code in special)
+        return count
 
     @property
     def nan_code(self) -> int | None:
@@ -287,7 +306,7 @@ class Float(Format):
         """Whether gaps are the same within a binade: no value is missing, and none is rounded."""
         if self.scale != 1 or not isinstance(self.nans, tuple):
             return self.scale == 1
-        special = (divmod(code, self._specials.sign) for code in (*self.nans, *self.infinities))
+        special = (divmod(code, self._specials.sign) for code in self._specials.listed)
         return not any(0 < magnitude < self._ends[sign] for sign, magnitude in special)
 
     # --- the values ------------------------------------------------------------------------

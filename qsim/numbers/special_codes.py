@@ -69,7 +69,8 @@ class Specials:
         return self.sign - 1 - self._top_nans - bool(self.infinities)
 
     @cached_property
-    def _listed(self) -> dict[int, float]:
+    def listed(self) -> dict[int, float]:
+        """The special codes and what they are, where they are a list."""
         found = dict.fromkeys(self.nans, math.nan)
         for code in self.infinities or ():
             found[code] = -math.inf if code & self.sign else math.inf
@@ -78,7 +79,7 @@ class Specials:
     def meaning(self, code: int) -> float | None:
         """The infinity or NaN that a code is; None if it is neither."""
         if isinstance(self.nans, tuple):
-            return self._listed.get(code)
+            return self.listed.get(code)
         negative, magnitude = divmod(code, self.sign)
         if magnitude == 0 and negative and self.nans == "negative_zero":
             return math.nan
@@ -88,12 +89,13 @@ class Specials:
             return -math.inf if negative else math.inf
         return math.nan
 
-    def last_finite(self, negative: bool) -> int:
-        """The largest magnitude code of a sign that is not special; 0 if all others are."""
+    def last_finite(self, negative: bool, limit: int | None = None) -> int:
+        """The largest magnitude code of a sign, up to a limit, that is not special, or 0."""
+        most = self.sign - 1 if limit is None else limit
         if not isinstance(self.nans, tuple):
-            return self._named_last
+            return min(self._named_last, most)
         sign = self.sign if negative else 0
-        ordinary = (c for c in range(self.sign - 1, 0, -1) if sign | c not in self._listed)
+        ordinary = (code for code in range(most, 0, -1) if sign | code not in self.listed)
         return next(ordinary, 0)
 
     @property
@@ -175,7 +177,7 @@ def canonical(
         named = Specials(nans=name, infinities=has_infinities, **layout)
         if named.codes() == (nans, infinities):
             return named
-    return Specials(nans=nans, infinities=infinities, **layout)
+    return Specials(nans=nans, infinities=infinities or False, **layout)
 
 
 def _check_named(nans: str, infinities: bool, signed: bool, exponent_bits: int) -> None:
