@@ -7,6 +7,7 @@ from qsim.numbers.components import Components
 from qsim.numbers.formats import Float, Format, Integer
 from qsim.numbers.grid import Grid, lower, stack
 from qsim.numbers.hifloat import HiFloat8
+from qsim.numbers.logarithmic import Logarithmic
 from qsim.numbers.modes import OVERFLOWS, ROUNDINGS
 from qsim.numbers.p3109 import p3109
 from qsim.numbers.packing import pack, unpack
@@ -35,6 +36,7 @@ __all__ = [
     "Grid",
     "HiFloat8",
     "Integer",
+    "Logarithmic",
     "NoNaNError",
     "Policy",
     "Posit",
