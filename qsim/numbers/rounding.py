@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Inexact
 
+from qsim.numbers.complexes import RootsOfUnity, quantize_complex
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import CARRIERS, Grid, carrier_of, lower
 from qsim.numbers.integers import check_wrap
@@ -26,19 +27,19 @@ GRADIENTS = ("clipped", "identity")
 
 
 def quantize(
-    x: Float[ArrayLike, "..."],
+    x: Inexact[ArrayLike, "..."],
     fmt: str | Format | Grid,
     *,
     rounding: str = "ties_to_even",
     overflow: str = "saturate",
     key: Key | None = None,
     gradient: str = "clipped",
-) -> Float[Array, "..."]:
+) -> Inexact[Array, "..."]:
     """``x`` rounded to the values of a format, in the dtype of ``x``.
 
     Args:
         x: floating-point array of any shape. A Python float counts as float32, or as float64
-            with x64, as in jax.numpy.
+            with x64, as in jax.numpy. For the format ``roots4`` a complex array.
         fmt: a spec string, a ``Format``, a ``Grid``, or a stacked ``Grid``, which adds its
             leading axes in front of those of ``x``.
         rounding: a mode of ``qsim.ROUNDINGS``; ``"stochastic:N"`` and its variants draw N
@@ -54,8 +55,8 @@ def quantize(
     NaN stays NaN. The result has the same bytes eagerly, under ``jit`` and under ``vmap``.
 
     Raises:
-        TypeError: if ``x`` is not a float array, the dtype is not that of the grid's carrier, or
-            ``key`` is not a key.
+        TypeError: if ``x`` is not a float array, or not a complex one for ``roots4``, the dtype is
+            not that of the grid's carrier, or ``key`` is not a key.
         ValueError: for an unknown name, a format that the dtype of ``x`` cannot hold, a missing
             or superfluous key.
 
@@ -67,9 +68,9 @@ def quantize(
     if (key is None) == mode.is_stochastic:
         need = "needs a random key: pass key=jax.random.key(0)" if key is None else "takes no key"
         raise ValueError(f"rounding={rounding!r} {need}")
-    x = require_float(x)
     if not isinstance(fmt, Grid):
         return _quantize_to_format(x, format_of(fmt), mode, policy, key, gradient)
+    x = require_float(x)
     _require_carrier(x, fmt)
     random = None if key is None else random_words(key, x.shape, mode)
     rounded = partial(_compiled, mode, policy, gradient)
@@ -81,6 +82,9 @@ def quantize(
 def _quantize_to_format(x, fmt: Format, mode: Rounding, policy: str, key, gradient: str):
     """A single format: narrow floats are carried in float32, where they are exact."""
     check_wrap(fmt, policy)
+    if isinstance(fmt, RootsOfUnity):
+        return quantize_complex(x, mode=mode)
+    x = require_float(x)
     dtype = np.dtype(x.dtype)
     if dtype.name in CARRIERS:
         grid, wide = lower(fmt, dtype.name), x
@@ -125,7 +129,11 @@ def require_float(x) -> Array:
             "cast it to float32 yourself or enable jax_enable_x64"
         )
     if dtype not in (np.float16, jnp.bfloat16, np.float32, np.float64):
-        raise TypeError(f"qsim expects floating-point input, got {dtype}; cast it explicitly")
+        complex_too = jnp.issubdtype(dtype, np.complexfloating)
+        raise TypeError(
+            f"qsim expects floating-point input, got {dtype}; cast it explicitly"
+            + (" (the format 'roots4' alone rounds complex numbers)" if complex_too else "")
+        )
     return jnp.asarray(x)
 
 
