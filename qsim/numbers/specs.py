@@ -18,6 +18,8 @@ The grammar, where ``str(fmt)`` prints what ``parse`` reads:
 - ``[u]intN[sym]``, ``[u]fixedN.F[sym]``: N bits in all, F of them after the binary point.
 - ``positN[.ES]``: a posit with ES exponent bits, 2 by default; ``takumN``: a linear takum;
   ``hif8``: HiFloat8.
+- ``[u]lnsN.F[bB][log]``, ``[u]potN[bB][log]``: logarithms and powers of two, see ``logarithmic``;
+  ``codebook(-1,0,0.5,1)``: a list of values, see ``codebooks``; ``roots4``: see ``complexes``.
 
 Everything else is a name of the catalogue (``formats/``).
 """
