@@ -3,8 +3,8 @@
 from qsim import arithmetic
 from qsim.numbers.codebooks import Codebook
 from qsim.numbers.codes import NoNaNError, decode, encode
-from qsim.numbers.components import Components
 from qsim.numbers.complexes import RootsOfUnity
+from qsim.numbers.components import Components
 from qsim.numbers.formats import Float, Format, Integer
 from qsim.numbers.grid import Grid, lower, stack
 from qsim.numbers.hifloat import HiFloat8
