@@ -4,10 +4,12 @@ Source: S. Boldo and G. Melquiond, IEEE Trans. Computers 57(4), 2008, theorem 3.
 """
 
 import math
+from collections.abc import Iterable
 from fractions import Fraction
 from functools import cache
 from itertools import pairwise
 
+from qsim.numbers.codebooks import Codebook
 from qsim.numbers.exact import gap_at, values
 from qsim.numbers.formats import Float, Format, Integer, power
 from qsim.numbers.grid import Carrier, Grid, carrier_of
@@ -16,7 +18,6 @@ from qsim.numbers.records import exponent_of
 
 __all__ = ["require_room"]
 
-MAX_LISTED_BITS = 16  # codes of formats whose gaps are looked at one by one
 MAX_EXPONENT = 1 << 20  # beyond that of any number
 
 
@@ -59,10 +60,21 @@ def require_room(fmt: Format | Grid, mode: Rounding, carrier: Carrier) -> None:
 def _spare_bits(fmt: Format, carrier: Carrier) -> int:
     """How many bits the carrier has more than the format, at every one of its gaps."""
     by_width = min(carrier.mantissa_bits + 1 - fmt.precision, fmt.quantum - carrier.quantum)
-    if isinstance(fmt, Float | Integer) or by_width < 2 or fmt.bits > MAX_LISTED_BITS:
+    if by_width < 2 or isinstance(fmt, Float | Integer):
         return by_width
-    finite = sorted({Fraction(v) for v in values(fmt) if math.isfinite(v)})
-    return min(by_width, *(_spare_within(fmt, *pair, carrier) for pair in pairwise(finite)))
+    pairs = _neighbours(fmt) if isinstance(fmt, Codebook) else _outermost_neighbours(fmt)
+    return min(by_width, *(_spare_within(fmt, low, high, carrier) for low, high in pairs))
+
+
+def _neighbours(fmt: Format) -> Iterable[tuple[Fraction, Fraction]]:
+    return pairwise(sorted({Fraction(v) for v in values(fmt) if math.isfinite(v)}))
+
+
+def _outermost_neighbours(fmt: Format) -> list[tuple[Fraction, Fraction]]:
+    """Those of the smallest and the largest magnitudes; gaps between are relatively narrower."""
+    little = power(-100)
+    gaps = gap_at(fmt, fmt.smallest * (1 + little)), gap_at(fmt, fmt.largest * (1 - little))
+    return [(gap.near, gap.far) for gap in gaps]
 
 
 def _spare_within(fmt: Format, low: Fraction, high: Fraction, carrier: Carrier) -> int:
