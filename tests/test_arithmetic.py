@@ -34,11 +34,12 @@ PAIRS = ("add", "subtract", "multiply", "divide")
 PIECE = 1 << 14  # the same for all, so that they share what is compiled
 SIX_MODES = ("ties_to_even", "ties_to_away", "up", "down", "toward_zero", "to_odd")
 
-# all but codebooks, for which the look-up of classes is not made
+# all but codebooks, for which the look-up of classes is not made, and what is too precise
 HELD = [
     name
     for name, entry in scalars().items()
-    if entry.format.largest < 2**128 and not isinstance(entry.format, Codebook)
+    if not isinstance(entry.format, Codebook)
+    and room._spare_bits(entry.format, CARRIERS["float32"]) > 1
 ]
 NARROW = [name for name in HELD if parse(name).bits <= 6]
 BYTES = [name for name in HELD if 6 < parse(name).bits <= 8]
