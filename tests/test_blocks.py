@@ -439,6 +439,26 @@ def test_codes_decode_to_the_rounded_numbers(spec):
         assert same(found, np.asarray(quantize(x, spec)) + 0 * x), exponent
 
 
+def test_codes_of_stochastic_rounding():
+    x, key = jnp.linspace(-3, 9, 32), qsim.counter_key(1)
+    for mode in ("stochastic:4", "stochastic_b:4", "stochastic_c", "stochastic_equal"):
+        codes = encode_blocks(x, "e2m1f[16,e8m0,rceil]", rounding=mode, key=key)
+        rounded = quantize(x, "e2m1f[16,e8m0,rceil]", rounding=mode, key=key)
+        assert decode_blocks(codes, "e2m1f[16,e8m0,rceil]").tolist() == rounded.tolist()
+        with pytest.raises(ValueError, match="needs a random key"):
+            encode_blocks(x, "e2m1f[16,e8m0,rceil]", rounding=mode)
+
+
+def test_wrapping_is_for_blocks_of_integers():
+    x = jnp.array([1.0, 3.0, -12.0, 0.1])
+    of_grid = quantize(x, lower(parse("int4[4,fixed:1/2]")), overflow="wrap")
+    assert of_grid.tolist() == [1.0, 3.0, -4.0, 0.0]  # 2, 6, -24 and 0.2 halves modulo 16
+    assert quantize(x, "int4[4,fixed:1/2]", overflow="wrap").tolist() == of_grid.tolist()
+    for spec in ("e4m3[2]", "codebook(-1,0,1)[2]", "int4sym[2]"):
+        with pytest.raises(ValueError, match="overflow='wrap' is for integers"):
+            encode_blocks(x, spec, overflow="wrap")
+
+
 def test_codes_of_ocp():
     x = np.float32([[0, -0.0], [np.nan, 1], [6, -1], [2.0**-149, 0]])
     elements, (scales,) = encode_blocks(x, "e2m1f[2,e8m0,floor]")
@@ -508,6 +528,7 @@ def test_specs_print_as_they_are_read(spec):
         ("int4[4@0@1]", "need as many"),
         ("int4[tensor@0]", "has no axes"),
         ("int4[4,scale:stochastic]", "no random bits"),
+        ("int4[4,scale:stochastic_b:8]", "no random bits"),
         ("e8m0[4]", "cannot be an element"),
         ("int4[4][4]", "begins with its size"),
     ],

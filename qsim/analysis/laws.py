@@ -515,8 +515,7 @@ def _overflow_equals_exact(e: Evidence) -> Iterator[str]:
     near = near.astype(edges.dtype).view(e.carrier)
     specials = np.array([0.0, -0.0, np.inf, -np.inf], e.carrier)
     numbers = np.concatenate([some, near, -near, specials])
-    wraps = getattr(e.fmt, "wraps", False)
-    for overflow in (policy for policy in OVERFLOWS if policy != "wrap" or wraps):
+    for overflow in (policy for policy in OVERFLOWS if policy != "wrap" or e.fmt.wraps):
         # how ties go makes no difference to overflow, and no mode to the first two policies
         for mode in MODES[:1] if overflow.startswith("saturate") else OUTWARD_AND_INWARD:
             yield from _unlike_exact(e, numbers, mode, overflow)

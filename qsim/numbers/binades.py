@@ -191,7 +191,7 @@ def _binade_grid(fmt: Float | Integer, mantissa_bits: int, carrier: Carrier) -> 
     words = {
         "first": pattern(first, carrier),
         **edges(fmt, carrier),
-        "modulus": 2**fmt.bits if isinstance(fmt, Integer) and fmt.wraps else 0,
+        "modulus": 2**fmt.bits if fmt.wraps else 0,
         "sign": carrier.sign if fmt.signed else 0,
         "absolute": carrier.sign - 1,
         "negative_zero": carrier.sign if fmt.has_negative_zero else 0,

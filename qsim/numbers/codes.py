@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int, UInt
 from qsim.numbers import exact, formats
 from qsim.numbers.formats import Format, Integer
 from qsim.numbers.grid import CARRIERS, Carrier, lower, pattern
+from qsim.numbers.random_bits import Key
 from qsim.numbers.rounding import quantize, require_float
 from qsim.numbers.significands import assembled, normalised
 from qsim.numbers.specs import format_of
@@ -46,7 +47,7 @@ def encode(
     *,
     rounding: str = "ties_to_even",
     overflow: str = "saturate",
-    key: Array | None = None,
+    key: Key | None = None,
     nan: int | None = None,
 ) -> UInt[Array, "..."]:
     """The codes of ``x`` rounded to a format, in the smallest unsigned dtype that holds them.

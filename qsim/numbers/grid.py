@@ -28,6 +28,7 @@ __all__ = [
     "lowered",
     "pattern",
     "require_carried",
+    "require_wraps",
     "stack",
 ]
 
@@ -170,6 +171,19 @@ def stack(grids: Sequence[Grid]) -> Grid:
             "qsim.sweep takes formats of all kinds at once"
         )
     return jax.tree.map(lambda *leaves: np.stack(leaves), *grids)
+
+
+def require_wraps(grid: Grid, overflow: str) -> None:
+    """Checks that a grid is of a kind that knows the overflow policy ``"wrap"``, if that is it.
+
+    Raises:
+        ValueError: for a kind that does not.
+    """
+    if overflow == "wrap" and not grid.wraps:
+        raise ValueError(
+            "overflow='wrap' is for integers and fixed point, and this is a "
+            f"{type(grid).__name__}: choose another policy, such as 'saturate'"
+        )
 
 
 def _carrier(name: str) -> Carrier:

@@ -108,7 +108,7 @@ def check_wrap(fmt: Format, overflow: str) -> None:
         ValueError: for a format that does not wrap.
     """
     require(
-        overflow != "wrap" or (isinstance(fmt, Integer) and fmt.wraps),
+        overflow != "wrap" or fmt.wraps,
         f"overflow='wrap' is for integers and fixed point that use all their codes, and {fmt} is "
         "not one: choose another policy, such as 'saturate'",
     )

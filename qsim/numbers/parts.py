@@ -16,6 +16,7 @@ from qsim.numbers.codes import decoded, encoded
 from qsim.numbers.components import Components
 from qsim.numbers.grid import CARRIERS, Carrier, lower
 from qsim.numbers.modes import Rounding
+from qsim.numbers.random_bits import Key
 from qsim.numbers.rounding import quantize
 from qsim.numbers.significands import assembled, normalised
 from qsim.numbers.specs import format_of
@@ -29,7 +30,7 @@ def split(
     *,
     rounding: str = "ties_to_even",
     overflow: str = "saturate",
-    key: Array | None = None,
+    key: Key | None = None,
 ) -> FloatArray[Array, "count ..."]:
     """The components of ``x`` rounded to a format, along a leading axis.
 

@@ -37,7 +37,7 @@ from jaxtyping import Array, Integer, UInt
 
 from qsim.numbers.modes import Rounding, suggest
 
-__all__ = ["CounterKey", "Key", "counter_key", "fold_in", "random_words", "words_at"]
+__all__ = ["CounterKey", "Key", "check_key", "counter_key", "fold_in", "random_words", "words_at"]
 
 ROOT = 0xC58EFD154CE32F6D  # a key with published vectors; seeds are its counters
 ELEMENTS = 1 << 32  # counters below number elements, those from here on derive keys
@@ -100,6 +100,17 @@ def fold_in(key: Key, data: int | Integer[Array, ""]) -> Key:
         words = _derived(key.words, _word(ELEMENTS >> 32), _word(data))
         return CounterKey(words=words, generator=key.generator)
     return jax.random.fold_in(key, data)
+
+
+def check_key(key: Key | None, rounding: str) -> None:
+    """Checks that there is a key where a mode draws random bits, and none where it does not.
+
+    Raises:
+        ValueError: if one is missing or superfluous.
+    """
+    if (key is None) == Rounding.parse(rounding).is_stochastic:
+        need = "needs a random key: pass key=jax.random.key(0)" if key is None else "takes no key"
+        raise ValueError(f"rounding={rounding!r} {need}")
 
 
 def random_words(key: Key, shape: tuple[int, ...], mode: Rounding) -> UInt[Array, "..."]:

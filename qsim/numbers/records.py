@@ -82,6 +82,11 @@ class Format:
         return Fraction(0)
 
     @property
+    def wraps(self) -> bool:
+        """Whether what overflows can wrap to a value, as two's complement arithmetic does."""
+        return False
+
+    @property
     def codes_in_order(self) -> bool:
         """Whether the codes of one sign are in the order of their values, or the opposite."""
         return True

@@ -15,10 +15,10 @@ from jaxtyping import Array, Inexact
 
 from qsim.numbers.complexes import RootsOfUnity, quantize_complex
 from qsim.numbers.formats import Format
-from qsim.numbers.grid import CARRIERS, Grid, carrier_of, lower
+from qsim.numbers.grid import CARRIERS, Grid, carrier_of, lower, require_wraps
 from qsim.numbers.integers import check_wrap
 from qsim.numbers.modes import Rounding, check_overflow
-from qsim.numbers.random_bits import Key, random_words
+from qsim.numbers.random_bits import Key, check_key, random_words
 from qsim.numbers.specs import format_of, parse
 
 __all__ = ["quantize"]
@@ -65,9 +65,7 @@ def quantize(
     """
     mode, policy = Rounding.parse(rounding), check_overflow(overflow)
     check_gradient(gradient)
-    if (key is None) == mode.is_stochastic:
-        need = "needs a random key: pass key=jax.random.key(0)" if key is None else "takes no key"
-        raise ValueError(f"rounding={rounding!r} {need}")
+    check_key(key, rounding)
     if not isinstance(fmt, Grid):
         return _quantize_to_format(x, format_of(fmt), mode, policy, key, gradient)
     x = require_float(x)
@@ -172,11 +170,7 @@ def _compiled(mode: Rounding, policy: str, gradient: str, x, grid: Grid, random)
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _straight_through(mode: Rounding, policy: str, gradient: str, x, grid: Grid, random):
-    if policy == "wrap" and not grid.wraps:
-        raise ValueError(
-            "overflow='wrap' is for integers and fixed point, and this is a "
-            f"{type(grid).__name__}: choose another policy, such as 'saturate'"
-        )
+    require_wraps(grid, policy)
     return grid.round(x, mode=mode, policy=policy, random=random)
 
 

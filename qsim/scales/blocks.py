@@ -94,7 +94,7 @@ class Recipe:
         _require_one_of(self, "order", ("exact", "te"))
         _require_one_of(self, "nonfinite", ("nan", "ignore"))
         _require_one_of(self, "tail", ("refuse", "zero", "short"))
-        if Rounding.parse(self.scale_rounding).mode == "stochastic":
+        if Rounding.parse(self.scale_rounding).is_stochastic:
             raise ValueError("a scale has no random bits: choose another scale_rounding")
         self._check_shape()
         self._check_axes()
@@ -269,6 +269,11 @@ class Block(Format):
         return False
 
     # --- what every format says ------------------------------------------------------------
+
+    @property
+    def wraps(self) -> bool:
+        """Whether the elements wrap."""
+        return self.element.wraps
 
     @property
     def bits(self) -> int:

@@ -17,8 +17,10 @@ from qsim.numbers import codes
 from qsim.numbers.binades import times_power
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import CARRIERS, Carrier, lower
+from qsim.numbers.integers import check_wrap
 from qsim.numbers.modes import Rounding, check_overflow
-from qsim.numbers.rounding import random_words, require_float, widen
+from qsim.numbers.random_bits import Key, check_key, random_words
+from qsim.numbers.rounding import require_float, widen
 from qsim.numbers.specs import format_of
 from qsim.scales.arithmetic import absolute, multiplied, split_magnitude
 from qsim.scales.block_grid import BlockGrid, Layout
@@ -47,7 +49,7 @@ def encode_blocks(
     *,
     rounding: str = "ties_to_even",
     overflow: str = "saturate",
-    key: Array | None = None,
+    key: Key | None = None,
 ) -> Codes:
     """The codes of an array on a block format.
 
@@ -67,9 +69,8 @@ def encode_blocks(
     ([4, 7, 15, 0], [126, 128])
     """
     fmt, mode = _block_of(fmt), Rounding.parse(rounding)
-    check_overflow(overflow)
-    if (key is None) == (mode.mode == "stochastic"):
-        raise ValueError(f"rounding={rounding!r} and key={key!r} do not go together")
+    check_wrap(fmt, check_overflow(overflow))
+    check_key(key, rounding)
     x = widen(require_float(x))
     grid = jax.tree.map(jnp.asarray, lower(fmt, x.dtype.name))
     random = None if key is None else random_words(key, x.shape, mode)

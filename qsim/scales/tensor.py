@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from qsim.numbers.grid import Carrier, Grid, carrier_of
+from qsim.numbers.grid import Carrier, Grid, carrier_of, require_wraps
 from qsim.numbers.modes import Rounding, suggest
 
 __all__ = ["SCALES", "check_scale", "choose_scale", "quantize_scaled"]
@@ -67,6 +67,7 @@ def quantize_scaled(
     all of the result is NaN.
     """
     grid = jax.tree.map(jnp.asarray, grid)
+    require_wraps(grid, policy)
     factor = None
     if scale != "none" and x.size:
         factor = choose_scale(x, grid, scale=scale)
