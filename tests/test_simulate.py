@@ -436,6 +436,12 @@ def test_stochastic_rounding_without_a_key_is_refused(data):
         qsim.simulate(partial(plain, dot), policy)(*data)
 
 
+def test_wrapping_on_a_grid_that_cannot_is_refused(data):
+    policy = qsim.policy(weights=qsim.lower(qsim.parse("nf4")), overflow="wrap")
+    with pytest.raises(ValueError, match="overflow='wrap' is for integers and fixed point"):
+        qsim.simulate(partial(plain, dot), policy)(*data)
+
+
 def test_a_primitive_that_cannot_be_entered_is_named(data):
     mesh = Mesh(np.array(jax.devices()[:1]), ("i",))
     whole = PartitionSpec()
