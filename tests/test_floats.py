@@ -193,6 +193,16 @@ def test_bfloat16_of_avx512_is_as_its_manual_says():
     assert found.tolist() == expected.tolist()
 
 
+def test_formats_that_begin_within_a_binade_stack_with_their_like():
+    alike = [qsim.lower(parse(name)) for name in ("dlfloat16", "e4m3fn_normalised")]
+    x = jnp.linspace(-3.0, 3.0, 100)
+    both = qsim.quantize(x, qsim.stack(alike))
+    assert both.tobytes() == b"".join(qsim.quantize(x, grid).tobytes() for grid in alike)
+    message = r"different kinds \(BinadeGrid, BinadeGrid that begins within a binade\)"
+    with pytest.raises(ValueError, match=message):
+        qsim.stack([*alike, qsim.lower(parse("e4m3"))])
+
+
 def test_codes_that_read_as_zero_are_stored():
     fmt = "e4m3fn_read_as_zero"
     x = jnp.array([2.0**-9, 2.0**-7, -(2.0**-9), 2.0**-6])
@@ -267,6 +277,25 @@ def test_the_largest_exponent_may_be_limited():
         INF,
     ]
     assert Float(exponent_bits=5, mantissa_bits=10, emax_limit=15) == parse("binary16")
+
+
+@pytest.mark.parametrize(
+    ("emin", "emax", "fields", "spec"),
+    [
+        (-14, 15, {}, "e5m2"),
+        (-14, 16, {}, "e6m2b15_emax16"),
+        (-14, 16, {"nans": "none", "infinities": False}, "e5m2f"),
+        (-6, 8, {"nans": "top", "infinities": False}, "e4m2fn"),
+        (-6, 3, {"subnormals": "absent"}, "e4m2_emax3_absent"),
+        (3, 3, {}, "e2m2b-2_emax3"),
+        (3, 3, {"nans": "none", "infinities": False}, "e1m2b-2f"),
+    ],
+)
+def test_a_format_may_be_given_by_its_exponents(emin, emax, fields, spec):
+    fmt = Float.between(mantissa_bits=2, emin=emin, emax=emax, **fields)
+    assert str(fmt) == spec and (fmt.emin, fmt.emax) == (emin, emax)
+    assert fmt.smallest_normal == Fraction(2) ** emin
+    assert Fraction(2) ** emax <= fmt.largest < Fraction(2) ** (emax + 1)
 
 
 def test_minus_zero_may_be_unused():

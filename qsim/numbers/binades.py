@@ -82,7 +82,7 @@ class BinadeGrid(Grid):
     - ``first_exponent`` (int32): the exponent of the gap between zero and ``first``;
     - ``zero``: which magnitudes round to zero, a ``FirstGap``;
     - ``first_is_power``, which is static: whether ``first`` is a power of two, as it is but in
-      formats that begin in the middle of a binade;
+      formats that begin in the middle of a binade, whose grids are a kind of their own;
     - ``smallest`` is 0, but the smallest value where the format has no zero;
     - ``largest``, ``lowest``: the magnitudes of the largest value and of the lowest, which is 0
       for unsigned formats;
@@ -119,6 +119,12 @@ class BinadeGrid(Grid):
     first_is_power: bool = field(default=True, metadata={"static": True})
     deep: bool = field(default=False, metadata={"static": True})
     wraps: ClassVar[bool] = True
+
+    @property
+    def kind(self) -> str:
+        """As ``Grid.kind``."""
+        begins = "" if self.first_is_power else " that begins within a binade"
+        return type(self).__name__ + begins
 
     def round(
         self,

@@ -11,7 +11,7 @@ Sources: IEEE 754-2019, 3.4; OCP OFP8 1.0, 5.1 and MX 1.0, 5.3; IEEE P3109 draft
 precision 1); arXiv:2208.09225 (real bias).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -110,6 +110,27 @@ class Float(Format):
         self._fill_subnormals()
         self._fill_emax_limit()
         self._check_values()
+
+    @classmethod
+    def between(cls, *, mantissa_bits: int, emin: int, emax: int, **fields: Any) -> "Float":
+        """The format with the fewest exponent bits whose normal values have these exponents.
+
+        Args:
+            mantissa_bits, fields: as for ``Float``.
+            emin, emax: exponents of the smallest and of the largest normal value.
+
+        Raises:
+            ValueError: if ``emin`` is above ``emax``, and as ``Float`` does.
+
+        >>> str(Float.between(mantissa_bits=10, emin=-14, emax=15))
+        'e5m10'
+        """
+        require(emin <= emax, f"emin is {emin}, but it must be at most emax, which is {emax}")
+        bits, bias = (emax - emin + 1).bit_length(), 1 - emin
+        found = cls(exponent_bits=bits, mantissa_bits=mantissa_bits, bias=bias, **fields)
+        if found.top_code >> mantissa_bits < emax + bias:
+            found = replace(found, exponent_bits=bits + 1)
+        return replace(found, emax_limit=emax)
 
     def _fill(self, **fields) -> None:
         for name, value in fields.items():

@@ -89,6 +89,11 @@ class Grid(ABC):
     wraps: ClassVar[bool] = False  # whether the kind knows the overflow policy "wrap"
 
     @property
+    def kind(self) -> str:
+        """What is said of grids that do not stack with others."""
+        return type(self).__name__
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the stack; ``()`` for a single format."""
         return jnp.shape(self.largest)
@@ -165,7 +170,7 @@ def stack(grids: Sequence[Grid]) -> Grid:
     if len({carrier_of(grid).name for grid in grids}) > 1:
         raise ValueError("cannot stack grids of different carriers; lower all to float64")
     if len({jax.tree.structure(grid) for grid in grids}) > 1:
-        kinds = sorted({type(grid).__name__ for grid in grids})
+        kinds = sorted({grid.kind for grid in grids})
         raise ValueError(
             f"cannot stack grids of different kinds ({', '.join(kinds)}): stack each kind apart; "
             "qsim.sweep takes formats of all kinds at once"
