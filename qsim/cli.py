@@ -227,6 +227,8 @@ def _entries(file: Path, name: str | None) -> list:
         entries = catalogue.read(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no UTF-8 text ({error.reason}): save it as UTF-8") from None
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     if not entries:

@@ -10,8 +10,11 @@ from types import MappingProxyType
 
 from qsim.numbers.families import FAMILIES
 from qsim.numbers.formats import Format
+from qsim.numbers.records import shown
 
 __all__ = ["Entry", "catalogue", "find", "folder", "read"]
+
+MAX_LENGTH = 2**22  # letters of a file; a list of 2**16 values has less than a third
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +82,18 @@ def read(text: str) -> list[Entry]:
     """The entries of a catalogue file.
 
     Raises:
-        ValueError: for a key or a family that the schema does not have.
+        ValueError: for a text that is no TOML or too long, and for a key or a family that the
+            schema does not have.
     """
-    return [_entry(name, table) for name, table in tomllib.loads(text).items()]
+    if len(text) > MAX_LENGTH:
+        raise ValueError(
+            f"the file has {len(text)} letters, but at most {MAX_LENGTH} are read: split it"
+        )
+    try:
+        tables = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("brackets are nested too deeply: a format needs one or two") from None
+    return [_entry(name, table) for name, table in tables.items()]
 
 
 def _entry(name: str, table: dict) -> Entry:
@@ -90,10 +102,15 @@ def _entry(name: str, table: dict) -> Entry:
     table = dict(table)
     try:
         family = table.pop("family")
-        if family not in FAMILIES:
-            raise TypeError(f"no family {family!r}; known are {', '.join(FAMILIES)}")
+        if not isinstance(family, str) or family not in FAMILIES:
+            raise TypeError(f"no family {shown(family)}; known are {', '.join(FAMILIES)}")
         described = {key: table.pop(key) for key in ("title", "source")}
+        for key, said in described.items():
+            if not isinstance(said, str):
+                raise TypeError(f"{key} is {shown(said)}, but must be a string")
         described["landmarks"] = table.pop("landmarks", {})
+        if not isinstance(described["landmarks"], dict):
+            raise TypeError("landmarks must be a table: begin it with [NAME.landmarks]")
         return Entry(name=name, format=FAMILIES[family].record(**table), **described)
     except KeyError as missing:
         raise ValueError(f"catalogue entry {name!r}: {missing} is missing") from None

@@ -20,7 +20,7 @@ import numpy as np
 from qsim.numbers import exact, families
 from qsim.numbers.floats import Float
 from qsim.numbers.grid import Carrier, lowered, pattern
-from qsim.numbers.records import Format, exponent_of, require
+from qsim.numbers.records import DECIMAL, Format, exponent_of, require, shown
 from qsim.numbers.tables import TableGrid, table_of
 
 __all__ = ["Codebook"]
@@ -33,7 +33,6 @@ CARRIERS = {
 MAX_VALUES = 2**16
 
 INTEGER = re.compile(r"[+-]?\d{1,400}")
-DECIMAL = re.compile(r"[+-]?(?:\d{1,400}\.?\d{0,400}|\.\d{1,400})(?:e[+-]?\d{1,4})?|[+-]?\d+/\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +70,12 @@ class Codebook(Format):
 
     def __post_init__(self):
         require(
-            self.carrier in CARRIERS,
+            self.carrier in tuple(CARRIERS),
             f"carrier is {self.carrier!r}, but must be 'float32' or 'float64'",
         )
         require(self.ties in TIES, f"ties is {self.ties!r}, but must be one of {', '.join(TIES)}")
         if not isinstance(self.values, Sequence | np.ndarray) or isinstance(self.values, str):
-            raise TypeError(f"values must be a list of numbers, got {self.values!r}")
+            raise TypeError(f"values must be a list of numbers, got {shown(self.values)}")
         require(
             2 <= len(self.values) <= MAX_VALUES,
             f"a codebook has 2 to {MAX_VALUES} values, got {len(self.values)}",
@@ -182,7 +181,7 @@ def _last_place(value: Fraction) -> int:
 def _read(number: object, carrier: str) -> Fraction:
     """The value that a number of a list stands for."""
     if isinstance(number, bool | np.bool_):
-        raise TypeError(f"a codebook holds numbers, got {number!r}")
+        raise TypeError(f"a codebook holds numbers, got {shown(number)}")
     if isinstance(number, int | np.integer):
         exactly, taken_as_is = Fraction(int(number)), True
     elif isinstance(number, Fraction):
@@ -193,7 +192,10 @@ def _read(number: object, carrier: str) -> Fraction:
     elif isinstance(number, str) and DECIMAL.fullmatch(number.strip().lower()):
         exactly, taken_as_is = _fraction(number.strip()), bool(INTEGER.fullmatch(number.strip()))
     else:
-        raise TypeError(f"a codebook holds numbers such as -1, 0.5 or '1/3', got {number!r}")
+        raise TypeError(
+            f"a codebook holds numbers such as -1, 0.5 or '1/3', of at most 400 digits, got "
+            f"{shown(number)}"
+        )
     holder = CARRIERS[carrier]
     require(abs(exactly) <= holder.largest, f"{number} is beyond the largest {carrier}")
     value = Fraction(exact.round_exact(exactly, holder))

@@ -38,7 +38,7 @@ from qsim.numbers.families import register
 from qsim.numbers.formats import Float, Format, power
 from qsim.numbers.grid import Carrier, Grid, lowered
 from qsim.numbers.modes import Rounding
-from qsim.numbers.records import MAX_CODE_BITS, require, require_integers
+from qsim.numbers.records import MAX_CODE_BITS, require, require_integers, shown
 from qsim.numbers.specs import parse
 
 __all__ = ["ComponentGrid", "Components"]
@@ -196,11 +196,14 @@ def _largest_within(fmt: Float, limit: Fraction, *, inclusive: bool) -> Fraction
     return limit - (below.far - below.near)
 
 
+COUNTED = re.compile(r"\d+x")  # components have no components
+
+
 def _read(found: re.Match) -> Components:
     count, component = found.groups()
-    fmt = parse(component)
+    fmt = None if COUNTED.match(component) else parse(component)
     if not isinstance(fmt, Float):
-        raise ValueError(f"{found[0]!r} needs a float format after the 'x', such as 2xe8m7")
+        raise ValueError(f"{shown(found[0])} needs a float format after the 'x', such as 2xe8m7")
     return Components(component=fmt, count=int(count))
 
 

@@ -188,7 +188,7 @@ class Float(Format):
 
     def _fill_subnormals(self) -> None:
         require(
-            self.subnormals in SUBNORMALS,
+            self.subnormals in tuple(SUBNORMALS),
             f"subnormals is {self.subnormals!r}, but must be one of {', '.join(SUBNORMALS)}",
         )
         if self.mantissa_bits == 0:

@@ -1,9 +1,11 @@
 """What every format says of itself, and the checks of its record."""
 
+import re
 from fractions import Fraction
 from functools import cache
 
 __all__ = [
+    "DECIMAL",
     "MAX_CODE_BITS",
     "Format",
     "exponent_of",
@@ -11,9 +13,15 @@ __all__ = [
     "require",
     "require_booleans",
     "require_integers",
+    "shown",
 ]
 
 MAX_CODE_BITS = 64
+
+# Numbers as they are typed. The lengths are bounded: 1e999999999 would take forever.
+DECIMAL = re.compile(
+    r"[+-]?(?:\d{1,400}\.?\d{0,400}|\.\d{1,400})(?:e[+-]?\d{1,4})?|[+-]?\d{1,400}/\d{1,400}"
+)
 
 
 @cache
@@ -110,6 +118,16 @@ class Format:
     def nan_code(self) -> int | None:
         """The canonical NaN; None without NaNs."""
         return None
+
+
+def shown(value: object) -> str:
+    """A value as messages show it: what a program would write, at most 40 letters of it.
+
+    >>> shown("9" * 100)
+    "'999999999999999999999999999999999999999..."
+    """
+    text = repr(value[:40] if isinstance(value, str) else value)
+    return text if len(text) <= 42 else text[:40] + "..."
 
 
 def require(condition: bool, message: str) -> None:

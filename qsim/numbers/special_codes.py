@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-from qsim.numbers.records import exponent_of, power, require
+from qsim.numbers.records import DECIMAL, exponent_of, power, require, shown
 
 __all__ = ["NAMES", "SUFFIXES", "Specials", "text"]
 
@@ -213,7 +213,7 @@ def _code(special: Any, *, mantissa_bits: int, bias: int, width: int, signed: bo
         return special
     if type(special) not in (float, str, Fraction):
         raise TypeError(f"a special code is an int, or the value it would have, got {special!r}")
-    value = Fraction(special)
+    value = _value(special)
     negative = math.copysign(1.0, special) < 0 if type(special) is float else value < 0
     magnitude, emin = abs(value), 1 - bias
     if magnitude < power(emin):
@@ -227,6 +227,20 @@ def _code(special: Any, *, mantissa_bits: int, bias: int, width: int, signed: bo
         f"{special} is not a value that some code would have: list the code instead",
     )
     return int(code) | (negative << width)
+
+
+def _value(special: float | str | Fraction) -> Fraction:
+    """The number that a special code is listed by."""
+    is_number = DECIMAL.fullmatch(special.strip().lower()) if isinstance(special, str) else True
+    try:
+        if is_number:
+            return Fraction(special)
+    except (OverflowError, ValueError, ZeroDivisionError):
+        pass
+    raise ValueError(
+        f"{shown(special)} is no number that a code would have, such as -1, '0.5' or '1/3': list "
+        "the code instead"
+    )
 
 
 def _check_listed(nans: tuple, infinities: tuple, width: int, signed: bool) -> None:

@@ -30,6 +30,7 @@ from fractions import Fraction
 from qsim.numbers.families import register
 from qsim.numbers.formats import Float, Format, Integer
 from qsim.numbers.modes import Rounding, suggest
+from qsim.numbers.records import DECIMAL, shown
 from qsim.numbers.specs import format_of, parse
 
 __all__ = ["OPTIONS", "POWER_RULES", "RULES", "Block", "Recipe"]
@@ -145,11 +146,14 @@ class Recipe:
         """
         text = self.rule.partition(":")[2]
         try:
-            return Fraction(text)
-        except (ValueError, ZeroDivisionError):
-            raise ValueError(
-                f"the parameter of the rule {self.rule!r} is not a number such as 0.25 or 1/3"
-            ) from None
+            if DECIMAL.fullmatch(text):
+                return Fraction(text)
+        except ZeroDivisionError:
+            pass
+        raise ValueError(
+            f"the parameter of the rule {shown(self.rule)} is not a number such as 0.25 or 1/3, "
+            "of at most 400 digits"
+        )
 
     @property
     def is_power(self) -> bool:
@@ -233,9 +237,11 @@ class Block(Format):
         if not isinstance(self.recipe, Recipe):
             raise TypeError(f"a block's recipe is a Recipe, got {self.recipe!r}")
         if not isinstance(self.element, Format) or isinstance(self.element, Block):
-            raise TypeError(f"the element of a block is a format of numbers, got {self.element!r}")
+            raise TypeError(
+                f"the element of a block is a format of numbers, got {shown(self.element)}"
+            )
         if not isinstance(self.scale, Format):
-            raise TypeError(f"the scale of a block is a format, got {self.scale!r}")
+            raise TypeError(f"the scale of a block is a format, got {shown(self.scale)}")
         if not self.element.has_zero or self.element.largest <= 0:
             raise ValueError(f"{self.element} cannot be an element: it needs a zero and more")
         if self.scale.largest <= 0:
@@ -354,20 +360,25 @@ class Block(Format):
 
 # --- spec strings and catalogue entries -----------------------------------------------------
 
+MAX_DEPTH = 8  # of scales that have scales
 SIZE = re.compile(r"(token|channel|tensor|\d{1,9}(?:x\d{1,9})*)((?:@-?\d{1,3})*)")
 
 
 def _read(found: re.Match) -> Block:
     element, inside = found.groups()
+    if inside.count("[") >= MAX_DEPTH:
+        raise ValueError(
+            f"{shown(found[0])} has blocks in blocks, more than {MAX_DEPTH} deep: leave some out"
+        )
     size, *others = _split(inside)
     return _made(element, size, others)
 
 
 def _split(inside: str) -> list[str]:
-    """The parts between commas that are not within brackets."""
+    """The parts between commas that are not within brackets or parentheses."""
     parts, depth = [""], 0
     for letter in inside:
-        depth += (letter == "[") - (letter == "]")
+        depth += (letter in "[(") - (letter in "])")
         if letter == "," and depth == 0:
             parts.append("")
         else:
