@@ -4,7 +4,7 @@ For a magnitude on the grid of a float format, with exponent E and significand S
 units of its gap), the code is ``S + ((max(E, emin) - emin) << mantissa_bits)``: counting the grid
 points from zero. Integers are two's complement.
 
-Source: the layouts of ``qsim.numbers.formats``; equal to ``exact.encode`` and ``exact.decode``.
+Source: the layouts of ``qsim.numbers.floats`` and ``integers``; equal to ``exact.encode`` and ``exact.decode``.
 """
 
 from dataclasses import replace
