@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 WORKERS ?= 2
-BENCHMARKS ?= rounding stochastic sweep
+BENCHMARKS ?= rounding stochastic families sweep
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 LOCKED := install --no-deps --no-compile --require-hashes

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 SMALLEST = {
     "rounding": "rounding --size 4096 --variants 1",
     "stochastic": "stochastic --size 4096",
+    "families": "families --size 4096",
     "tensor sweep": "sweep --only tensor --formats 2 --size 4096",
     "model sweep": "sweep --only model --formats 2 --layers 1 --heads 1 --tokens 1 8 --batches",
 }
