@@ -286,3 +286,52 @@ def test_wide_codes_and_values_need_x64():
 
 def test_names_are_exported():
     assert all(hasattr(qsim, name) for name in qsim.__all__)
+
+
+# --- odd arguments of the other functions -------------------------------------------------------
+
+
+@pytest.mark.parametrize("codes", [None, "7", [2**40], {"a": 1}])
+def test_codes_that_are_no_integers_are_named(codes):
+    for attempt in (lambda: decode(codes, "e4m3"), lambda: qsim.pack(codes, "e4m3")):
+        with raises(TypeError, f"codes are an array of integers, got {type(codes).__name__}"):
+            attempt()
+
+
+def test_keys_are_folded_with_words():
+    key = qsim.counter_key(0)
+    for number in (-1, 2**32):
+        with raises(ValueError, f"folded with an integer in 0..2**32-1, got {number}"):
+            qsim.fold_in(key, number)
+    for attempt in (lambda: qsim.fold_in(key, 1.5), lambda: qsim.counter_key(1.5)):
+        with raises(TypeError, "seeds and what is folded in are integers, got 1.5"):
+            attempt()
+    with raises(TypeError, "a random key is needed, got 3: make one with jax.random.key(0)"):
+        qsim.fold_in(3, 1)
+
+
+def test_stacks_are_of_grids_of_one_shape():
+    grid = lower(parse("e4m3"))
+    for wrong in (grid, None, 3):
+        with raises(TypeError, "stack takes a list of grids, got"):
+            stack(wrong)
+    with raises(ValueError, "cannot stack grids of the shapes [(), (2,)]"):
+        stack([grid, stack([grid, grid])])
+    assert stack(lower(parse(spec)) for spec in ("e4m3", "e5m2")).shape == (2,)
+
+
+def test_a_carrier_is_a_name():
+    with raises(ValueError, "no carrier ['float32']; choose 'float32' or 'float64'"):
+        lower(parse("e4m3"), ["float32"])
+
+
+@pytest.mark.parametrize("argument", ["rounding", "overflow"])
+def test_long_names_are_cut(argument):
+    with raises(ValueError, "no ") as caught:
+        quantize(X, "e4m3", **{argument: "a" * 10**5})
+    assert len(str(caught.value)) < 300
+
+
+def test_blocks_need_an_axis():
+    with raises(ValueError, "need other axes than an array of shape () has"):
+        quantize(jnp.float32(1), "int8[4]")

@@ -4,7 +4,8 @@ For a magnitude on the grid of a float format, with exponent E and significand S
 units of its gap), the code is ``S + ((max(E, emin) - emin) << mantissa_bits)``: counting the grid
 points from zero. Integers are two's complement.
 
-Source: the layouts of ``qsim.numbers.floats`` and ``integers``; equal to ``exact.encode`` and ``exact.decode``.
+Source: the layouts of ``qsim.numbers.floats`` and ``integers``; equal to ``exact.encode`` and
+``exact.decode``.
 """
 
 from dataclasses import replace
@@ -21,6 +22,7 @@ from qsim.numbers import exact, formats
 from qsim.numbers.formats import Format, Integer
 from qsim.numbers.grid import CARRIERS, Carrier, lower, pattern
 from qsim.numbers.random_bits import Key
+from qsim.numbers.records import shown
 from qsim.numbers.rounding import quantize, require_float
 from qsim.numbers.significands import assembled, normalised
 from qsim.numbers.specs import format_of
@@ -94,14 +96,30 @@ def decode(
     [1.0, 448.0, nan]
     """
     fmt = format_of(fmt)
-    codes = jnp.asarray(codes)
-    if not jnp.issubdtype(codes.dtype, jnp.integer):
-        raise TypeError(f"codes are integers, got {codes.dtype}")
+    codes = require_codes(codes)
     carrier = _carrier(dtype)
     lower(fmt, carrier.name)  # refuses what the carrier cannot hold
     mask = carrier.word.type(2**fmt.bits - 1)
     bits = _decode(codes.astype(carrier.word) & mask, fmt, carrier)
     return lax.bitcast_convert_type(bits, jnp.dtype(carrier.name))
+
+
+def require_codes(codes: ArrayLike) -> Array:
+    """``codes`` as a JAX array of integers.
+
+    Raises:
+        TypeError: for what is none.
+    """
+    try:
+        array = jnp.asarray(codes)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(
+            f"codes are an array of integers, got {type(codes).__name__} {shown(codes)}: make them "
+            "with qsim.encode"
+        ) from None
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"codes are integers, got {array.dtype}: make them with qsim.encode")
+    return array
 
 
 def _stored(fmt: Format) -> Format:

@@ -5,7 +5,7 @@ they can be traced, stacked and mapped. ``lower`` is the only door from one to t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import singledispatch
 from typing import Any, ClassVar, NamedTuple
@@ -18,6 +18,7 @@ from jaxtyping import Float as FloatArray
 
 from qsim.numbers.formats import Format
 from qsim.numbers.modes import Rounding
+from qsim.numbers.records import shown
 
 __all__ = [
     "CARRIERS",
@@ -156,12 +157,15 @@ def stack(grids: Sequence[Grid]) -> Grid:
 
     Raises:
         TypeError: if one of them is no grid.
-        ValueError: for an empty sequence or grids of different carriers.
+        ValueError: for an empty sequence, or grids of different carriers, kinds or shapes.
 
     >>> from qsim import parse
     >>> stack([lower(parse(spec)) for spec in ("e4m3", "int8")]).shape
     (2,)
     """
+    if isinstance(grids, Grid) or not isinstance(grids, Iterable):
+        raise TypeError(f"stack takes a list of grids, got {shown(grids)}")
+    grids = list(grids)
     for grid in grids:
         if not isinstance(grid, Grid):
             raise TypeError(f"stack takes grids, got {grid!r}: write lower(parse('e4m3'))")
@@ -174,6 +178,10 @@ def stack(grids: Sequence[Grid]) -> Grid:
         raise ValueError(
             f"cannot stack grids of different kinds ({', '.join(kinds)}): stack each kind apart; "
             "qsim.sweep takes formats of all kinds at once"
+        )
+    if len(shapes := {grid.shape for grid in grids}) > 1:
+        raise ValueError(
+            f"cannot stack grids of the shapes {sorted(shapes)}: stack those of one shape"
         )
     return jax.tree.map(lambda *leaves: np.stack(leaves), *grids)
 
@@ -192,7 +200,7 @@ def require_wraps(grid: Grid, overflow: str) -> None:
 
 
 def _carrier(name: str) -> Carrier:
-    if name not in CARRIERS:
+    if not isinstance(name, str) or name not in CARRIERS:
         raise ValueError(f"no carrier {name!r}; choose 'float32' or 'float64'")
     if name == "float64" and not jax.config.jax_enable_x64:
         raise ValueError("the carrier float64 needs x64: jax.config.update('jax_enable_x64', True)")

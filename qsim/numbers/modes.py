@@ -18,6 +18,8 @@ import difflib
 import re
 from typing import NamedTuple
 
+from qsim.numbers.records import shown
+
 __all__ = ["OVERFLOWS", "ROUNDINGS", "Rounding", "suggest"]
 
 ROUNDINGS = {
@@ -101,7 +103,9 @@ class Rounding(NamedTuple):
                 raise ValueError(f"stochastic rounding draws 1 to 32 random bits, got {bits}")
             return cls(found[1], bits)
         if text not in ROUNDINGS:
-            raise ValueError(f"no rounding mode {text!r}; {suggest(text, list(ROUNDINGS))}")
+            raise ValueError(
+                f"no rounding mode {shown(text)}; {suggest(text[:40], list(ROUNDINGS))}"
+            )
         return cls(text)
 
 
@@ -112,6 +116,6 @@ def check_overflow(overflow: str) -> str:
         ValueError: for an unknown policy, naming the near ones.
     """
     if not isinstance(overflow, str) or overflow not in OVERFLOWS:
-        hint = suggest(str(overflow), list(OVERFLOWS))
-        raise ValueError(f"no overflow policy {overflow!r}; {hint}")
+        hint = suggest(str(overflow)[:40], list(OVERFLOWS))
+        raise ValueError(f"no overflow policy {shown(overflow)}; {hint}")
     return overflow

@@ -24,7 +24,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, UInt, UInt8
 
-from qsim.numbers.codes import available_dtype
+from qsim.numbers.codes import available_dtype, require_codes
 from qsim.numbers.formats import Format
 from qsim.numbers.specs import format_of
 
@@ -47,9 +47,7 @@ def pack(
     >>> pack(jnp.array([0x1, 0x2, 0x3], jnp.uint8), "e2m1f").tolist()
     [33, 3]
     """
-    fmt, codes = format_of(fmt), jnp.asarray(codes)
-    if not jnp.issubdtype(codes.dtype, jnp.integer):
-        raise TypeError(f"codes are integers, got {codes.dtype}: make them with qsim.encode")
+    fmt, codes = format_of(fmt), require_codes(codes)
     _require_axis(codes, "codes")
     return _pack(codes.astype(available_dtype(fmt)), fmt.bits)
 
@@ -72,7 +70,7 @@ def unpack(
     >>> unpack(jnp.array([33, 3], jnp.uint8), "e2m1f", 3).tolist()
     [1, 2, 3]
     """
-    fmt, packed = format_of(fmt), jnp.asarray(packed)
+    fmt, packed = format_of(fmt), require_codes(packed)
     if packed.dtype != jnp.uint8:
         raise TypeError(f"packed codes are uint8 bytes, got {packed.dtype}")
     if type(count) is not int:

@@ -36,6 +36,7 @@ from jax import lax
 from jaxtyping import Array, Integer, UInt
 
 from qsim.numbers.modes import Rounding, suggest
+from qsim.numbers.records import shown
 
 __all__ = ["CounterKey", "Key", "check_key", "counter_key", "fold_in", "random_words", "words_at"]
 
@@ -99,6 +100,7 @@ def fold_in(key: Key, data: int | Integer[Array, ""]) -> Key:
     if isinstance(key, CounterKey):
         words = _derived(key.words, _word(ELEMENTS >> 32), _word(data))
         return CounterKey(words=words, generator=key.generator)
+    _require_one_key(key)
     return jax.random.fold_in(key, data)
 
 
@@ -211,7 +213,11 @@ def _words(high: int, low: int) -> UInt[Array, "2"]:
 
 def _word(number: int | Array) -> Array:
     if isinstance(number, int):
+        if not 0 <= number < 2**32:
+            raise ValueError(f"a key is folded with an integer in 0..2**32-1, got {number}")
         return jnp.uint32(number)
+    if not jnp.issubdtype(getattr(number, "dtype", None), jnp.integer):
+        raise TypeError(f"seeds and what is folded in are integers, got {shown(number)}")
     return lax.convert_element_type(number, jnp.uint32)
 
 

@@ -186,7 +186,10 @@ class Recipe:
         wanted = tuple(range(-count, 0)) if self.axes is None else self.axes
         axes = [axis + len(shape) if axis < 0 else axis for axis in wanted]
         if any(not 0 <= axis < len(shape) for axis in axes) or len(set(axes)) < len(axes):
-            raise ValueError(f"blocks along the axes {wanted} need other axes than {shape} has")
+            raise ValueError(
+                f"blocks along the axes {wanted} need other axes than an array of shape {shape} "
+                "has: give different axes that it has, or reshape it"
+            )
         return axes
 
     def _check_filled(self, shape: tuple[int, ...], axis: int, size: int) -> None:
