@@ -4,10 +4,9 @@ With the scale s, a number of the carrier, and correctly rounded operations::
 
     quantize_scaled(x) = s * round(x / s, to the grid)
 
-A division hides from the compiler that its divisor is a scalar, since XLA would replace it by a
-multiplication with the reciprocal. Back ends differ in what they make of subnormals, so the scale
-is limited such that no quotient or product that matters is one: the scaled grid's smallest gap
-stays at or above ``2**-124`` in float32 (``2**-1020`` in float64), and its largest value below the
+The operations are those of ``qsim.scales.arithmetic``. Back ends differ in what they make of
+subnormals, so the scale is limited such that no quotient or product that matters is one: the scaled
+grid's smallest gap stays at or above ``2**-124`` in float32 (``2**-1020`` in float64), and its largest value below the
 carrier's. Formats too wide for that, those of 8 exponent bits in float32, have the scale 1.
 
 Sources: OCP MX 1.0, 6.3 (power of two); the absolute maximum is that of symmetric integer
@@ -19,10 +18,20 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, UInt
+from jaxtyping import Array, Float, UInt
 
 from qsim.numbers.grid import Carrier, Grid, carrier_of, require_wraps
 from qsim.numbers.modes import Rounding, suggest
+from qsim.scales.arithmetic import (
+    absolute,
+    divided,
+    least_gap,
+    multiplied,
+    number,
+    or_least,
+    quotient,
+    split_magnitude,
+)
 
 __all__ = ["SCALES", "check_scale", "choose_scale", "quantize_scaled"]
 
@@ -84,54 +93,32 @@ def choose_scale(x: Float[Array, "..."], grid: Grid, *, scale: str) -> Float[Arr
         scale: ``"absmax"`` or ``"power_of_two"``.
     """
     carrier = carrier_of(grid)
-    largest = _absolute_maximum(x, carrier)
-    exponent_x, fraction_x = _split_magnitude(largest, carrier)
-    exponent_f, fraction_f = _split_magnitude(jnp.asarray(grid.largest), carrier)
-    # the least exponent of a gap: half of it is above all that counts as tiny, whatever the ratio
-    least = 4 - carrier.bias
+    largest = jnp.max(absolute(lax.stop_gradient(x), carrier))
+    exponent_x, fraction_x = split_magnitude(largest, carrier)
+    exponent_f, fraction_f = split_magnitude(jnp.asarray(grid.largest), carrier)
+    least = least_gap(carrier)
     low, high = least - grid.quantum, carrier.bias - 1 - exponent_f
     scalable = (largest > 0) & (low <= high) & (grid.quantum >= least)
     wanted = exponent_x - exponent_f
     if scale == "power_of_two":
         wanted = wanted + (fraction_x > fraction_f).astype(jnp.int32)
     exponent = jnp.where(scalable, jnp.clip(wanted, low, high), 0)
-    factor = _number(exponent, jnp.zeros_like(fraction_x), carrier)
+    factor = number(exponent, jnp.zeros_like(fraction_x), carrier)
     if scale == "absmax":
         fits = scalable & (exponent == wanted)
         zero = jnp.zeros_like(exponent)
-        dividend = _number(zero, fraction_x, carrier)
-        divisor = _number(zero, jnp.where(fits, fraction_f, fraction_x), carrier)
+        dividend = number(zero, fraction_x, carrier)
+        divisor = number(zero, jnp.where(fits, fraction_f, fraction_x), carrier)
         factor = factor * _ratio(dividend, divisor, carrier)
     return jnp.where(largest < carrier.infinity, factor, jnp.full_like(factor, jnp.nan))
 
 
 def _ratio(dividend: Array, divisor: Array, carrier: Carrier) -> Float[Array, ""]:
     """The quotient r of two scalars, such that ``dividend / r`` is not above ``divisor``."""
-    ratio = _divide(dividend, divisor, carrier)
+    ratio = quotient(dividend, divisor, carrier)
     bits = lax.bitcast_convert_type(ratio, carrier.word)
     above = lax.bitcast_convert_type(bits + carrier.word.type(1), ratio.dtype)
-    return jnp.where(_divide(dividend, ratio, carrier) > divisor, above, ratio)
-
-
-def _absolute_maximum(x: Array, carrier: Carrier) -> UInt[Array, ""]:
-    """The bit pattern of the largest magnitude; that of a NaN is above infinity's."""
-    bits = lax.bitcast_convert_type(lax.stop_gradient(x), carrier.word)
-    return jnp.max(bits & carrier.word.type(carrier.sign - 1))
-
-
-def _split_magnitude(bits: UInt[Array, ""], carrier: Carrier) -> tuple[Int[Array, ""], Array]:
-    """Exponent and fraction field of a magnitude, as if the carrier had no subnormals."""
-    stored, word = carrier.mantissa_bits, carrier.word.type
-    up = jnp.maximum(lax.clz(bits).astype(jnp.int32) - (carrier.bits - 1 - stored), 0)
-    fraction = (bits << up.astype(carrier.word)) & word((1 << stored) - 1)
-    field = (bits >> stored).astype(jnp.int32)
-    return jnp.maximum(field, 1) - up - carrier.bias, fraction
-
-
-def _number(exponent: Array, fraction: Array, carrier: Carrier) -> Float[Array, ""]:
-    """The normal number of an exponent and a fraction field."""
-    field = (exponent + carrier.bias).astype(carrier.word) << carrier.mantissa_bits
-    return lax.bitcast_convert_type(field | fraction, jnp.dtype(carrier.name))
+    return jnp.where(quotient(dividend, ratio, carrier) > divisor, above, ratio)
 
 
 # --- arithmetic with the scale --------------------------------------------------------------
@@ -156,50 +143,22 @@ def _straight_through_jvp(mode, policy, gradient, divides, primals, tangents):
 
 
 def _unscale(x: Array, factor: Array | None, divides: bool, carrier: Carrier) -> Array:
-    """``x / factor``; what is far below the smallest gap becomes the smallest magnitude.
-
-    That keeps its sign and that it is not zero, which is all that matters of it.
-    """
+    """``x / factor``; what is far below the smallest gap becomes the smallest magnitude."""
     if factor is None:
         return x
     if divides:
-        quotient = _divide(x, factor, carrier)
+        unscaled = divided(x, factor, carrier)
     else:  # by a power of two, whose reciprocal is exact
         bits = lax.bitcast_convert_type(factor, carrier.word)
         one_over = carrier.word.type(2 * carrier.bias << carrier.mantissa_bits) - bits
-        quotient = x * lax.bitcast_convert_type(one_over, x.dtype)
-    word = carrier.word.type
-    bits, of_quotient = (lax.bitcast_convert_type(v, carrier.word) for v in (x, quotient))
-    magnitude = bits & word(carrier.sign - 1)
-    tiny = _is_tiny(magnitude, carrier) | _is_tiny(of_quotient & word(carrier.sign - 1), carrier)
-    least = (bits & word(carrier.sign)) | jnp.minimum(magnitude, word(1))
-    unscaled = jnp.where(tiny, lax.bitcast_convert_type(least, x.dtype), quotient)
+        product = x * lax.bitcast_convert_type(one_over, x.dtype)
+        unscaled = or_least(x, product, carrier)
     return jnp.where(factor == 1, x, unscaled)
 
 
-def _is_tiny(magnitude: Array, carrier: Carrier) -> Bool[Array, "..."]:
-    """Whether a magnitude is subnormal or in the lowest normal binade."""
-    return magnitude < carrier.word.type(2 << carrier.mantissa_bits)
-
-
-def _divide(x: Array, by: Array, carrier: Carrier) -> Array:
-    """``x / by``, correctly rounded for a scalar ``by``.
-
-    The divisor gets a bit of each value's pattern that is always zero, so that it is no scalar.
-    """
-    magnitude = lax.bitcast_convert_type(x, carrier.word) & carrier.word.type(carrier.sign - 1)
-    never = magnitude >> (carrier.bits - 1)
-    divisor = lax.bitcast_convert_type(by, carrier.word) | never
-    return x / lax.bitcast_convert_type(divisor, x.dtype)
-
-
 def _rescale(x: Array, factor: Array | None, carrier: Carrier) -> Array:
-    """``x * factor``, rounded once: its sign is set apart, so that no sum absorbs the product."""
+    """``x * factor``, rounded once."""
     if factor is None:
         return x
-    word = carrier.word.type
-    bits = lax.bitcast_convert_type(x, carrier.word)
-    product = lax.bitcast_convert_type(bits & word(carrier.sign - 1), x.dtype) * factor
-    signed = lax.bitcast_convert_type(product, carrier.word) | (bits & word(carrier.sign))
-    result = jnp.where(factor == 1, x, lax.bitcast_convert_type(signed, x.dtype))
+    result = jnp.where(factor == 1, x, multiplied(x, factor, carrier))
     return jnp.where(jnp.isnan(factor), factor, result)
