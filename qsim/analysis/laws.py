@@ -25,7 +25,6 @@ import numpy as np
 from qsim.analysis.values import (
     LISTED_BITS,
     element,
-    exponent,
     finite_values,
     is_finite,
     kind,
@@ -37,6 +36,7 @@ from qsim.numbers.exact import Value
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import CARRIERS, lower
 from qsim.numbers.modes import OVERFLOWS, ROUNDINGS, Rounding, suggest
+from qsim.numbers.records import exponent_of
 from qsim.numbers.rounding import quantize
 
 __all__ = ["LAWS", "Evidence", "Verdict", "check", "landmark"]
@@ -362,7 +362,7 @@ LANDMARKS: dict[str, Callable[[Any], object]] = {
     # of block formats
     "bits_per_value": lambda fmt: fmt.bits_per_value,
     "max_element": lambda fmt: fmt.element.largest,
-    "emax_element": lambda fmt: exponent(fmt.element.largest),
+    "emax_element": lambda fmt: exponent_of(fmt.element.largest),
     "max_scale": lambda fmt: element(fmt.scale).largest,
     "min_scale": lambda fmt: element(fmt.scale).smallest,
 }

@@ -15,6 +15,7 @@ from itertools import pairwise
 from qsim.numbers import exact
 from qsim.numbers.exact import Value
 from qsim.numbers.formats import Format, power
+from qsim.numbers.records import exponent_of
 
 __all__ = [
     "KINDS",
@@ -23,7 +24,6 @@ __all__ = [
     "count_per_binade",
     "dynamic_range",
     "element",
-    "exponent",
     "finite_values",
     "is_finite",
     "kind",
@@ -108,19 +108,9 @@ def kind(fmt: Format, value: Value) -> str:
     return "subnormal" if abs(value) < getattr(fmt, "smallest_normal", 0) else "normal"
 
 
-def exponent(x: Fraction) -> int:
-    """floor(log2(x)) of a positive number.
-
-    >>> exponent(Fraction(7, 8)), exponent(Fraction(1))
-    (-1, 0)
-    """
-    guess = x.numerator.bit_length() - x.denominator.bit_length()
-    return guess if power(guess) <= x else guess - 1
-
-
 def binades(fmt: Format) -> range:
     """The exponents of the binades from the smallest positive value to the largest."""
-    return range(exponent(fmt.smallest), exponent(max(fmt.largest, fmt.smallest)) + 1)
+    return range(exponent_of(fmt.smallest), exponent_of(max(fmt.largest, fmt.smallest)) + 1)
 
 
 def dynamic_range(fmt: Format) -> float:
@@ -147,7 +137,7 @@ def precision_at(fmt: Format, x: Fraction) -> float | None:
     width = abs(gap.far - gap.near)
     if width == 0:
         return None
-    return exponent(x) + 1 - (math.log2(width.numerator) - math.log2(width.denominator))
+    return exponent_of(x) + 1 - (math.log2(width.numerator) - math.log2(width.denominator))
 
 
 def count_per_binade(fmt: Format) -> dict[int, int]:
@@ -160,7 +150,7 @@ def count_per_binade(fmt: Format) -> dict[int, int]:
     {0: 1, 1: 2, 2: 4}
     """
     if fmt.bits <= LISTED_BITS:
-        found = Counter(exponent(value) for value in finite_values(fmt) if value > 0)
+        found = Counter(exponent_of(value) for value in finite_values(fmt) if value > 0)
         return {e: found[e] for e in binades(fmt)}
     ends = [_rank(fmt, power(e)) for e in binades(fmt)] + [_rank(fmt, fmt.largest) + 1]
     return {e: after - at for e, (at, after) in zip(binades(fmt), pairwise(ends), strict=True)}

@@ -14,7 +14,7 @@ from qsim.numbers.exact import gap_at, values
 from qsim.numbers.formats import Float, Format, Integer, power
 from qsim.numbers.grid import Carrier, Grid, carrier_of
 from qsim.numbers.modes import Rounding
-from qsim.numbers.records import exponent_of
+from qsim.numbers.records import exponent_of, last_place
 
 __all__ = ["require_room"]
 
@@ -93,4 +93,4 @@ def _lowest_bit(x: Fraction) -> int:
         return MAX_EXPONENT
     if x.denominator & (x.denominator - 1):
         return -MAX_EXPONENT
-    return (x.numerator & -x.numerator).bit_length() - x.denominator.bit_length()
+    return last_place(x)

@@ -20,7 +20,7 @@ import numpy as np
 from qsim.numbers import exact, families
 from qsim.numbers.floats import Float
 from qsim.numbers.grid import Carrier, lowered, pattern
-from qsim.numbers.records import DECIMAL, Format, exponent_of, require, shown
+from qsim.numbers.records import DECIMAL, Format, exponent_of, last_place, require, shown
 from qsim.numbers.tables import TableGrid, table_of
 
 __all__ = ["Codebook"]
@@ -157,25 +157,19 @@ class Codebook(Format):
     @cached_property
     def quantum(self) -> int:
         """The largest exponent such that every value is a multiple of that power of two."""
-        return min(_last_place(value) for value in self.values if value)
+        return min(last_place(value) for value in self.values if value)
 
     @cached_property
     def precision(self) -> int:
         """Bits of the longest significand."""
         nonzero = [abs(value) for value in self.values if value]
-        return max(exponent_of(value) - _last_place(value) + 1 for value in nonzero)
+        return max(exponent_of(value) - last_place(value) + 1 for value in nonzero)
 
     def __str__(self) -> str:
         """The canonical spec string; ``qsim.parse`` is its inverse."""
         kind = "codebook" if self.carrier == "float32" else "codebook64"
         listed = ",".join(_written(value, self.carrier) for value in self.values)
         return f"{kind}({listed}){'' if self.ties == 'even' else self.ties}"
-
-
-def _last_place(value: Fraction) -> int:
-    """The exponent of the last bit of a number that is not zero."""
-    numerator = abs(value.numerator)
-    return (numerator & -numerator).bit_length() - value.denominator.bit_length()
 
 
 def _read(number: object, carrier: str) -> Fraction:

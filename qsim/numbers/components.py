@@ -38,7 +38,7 @@ from qsim.numbers.families import register
 from qsim.numbers.formats import Float, Format, power
 from qsim.numbers.grid import Carrier, Grid, lowered
 from qsim.numbers.modes import Rounding
-from qsim.numbers.records import MAX_CODE_BITS, require, require_integers, shown
+from qsim.numbers.records import MAX_CODE_BITS, last_place, require, require_integers, shown
 from qsim.numbers.specs import parse
 
 __all__ = ["ComponentGrid", "Components"]
@@ -295,28 +295,17 @@ def _(fmt: Components, carrier: Carrier) -> ComponentGrid:
     """What the carrier's numbers round to are its numbers too, if the largest value is one."""
     grid = lowered(fmt.component, carrier)
     assert isinstance(grid, BinadeGrid)
-    length = (fmt.largest / power(_trailing_exponent(fmt.largest))).numerator.bit_length()
+    length = (fmt.largest / power(last_place(fmt.largest))).numerator.bit_length()
     if length > carrier.mantissa_bits + 1:
-        remedy = (
-            "enable x64 (jax.config.update('jax_enable_x64', True)) and pass float64 values"
-            if carrier.name == "float32"
-            else "no wider carrier exists"
-        )
         raise ValueError(
             f"{fmt} cannot be carried in {carrier.name}: its largest value has {length} bits, "
-            f"{carrier.name} has {carrier.mantissa_bits + 1}; {remedy}"
+            f"{carrier.name} has {carrier.mantissa_bits + 1}; {carrier.wider}"
         )
     words = {name: np.asarray(word, carrier.word) for name, word in edges(fmt, carrier).items()}
     component = dataclasses.replace(grid, **words)
     return ComponentGrid(
         largest=component.largest, quantum=grid.quantum, component=component, count=fmt.count
     )
-
-
-def _trailing_exponent(x: Fraction) -> int:
-    """The exponent of the lowest bit of a dyadic fraction."""
-    low = (x.numerator & -x.numerator).bit_length()
-    return low - x.denominator.bit_length()
 
 
 def _last_gap_shift(count: int, magnitude: Array, grid: BinadeGrid, carrier: Carrier) -> Array:

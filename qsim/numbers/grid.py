@@ -67,6 +67,13 @@ class Carrier(NamedTuple):
         """Exponent of the smallest subnormal."""
         return 1 - self.bias - self.mantissa_bits
 
+    @property
+    def wider(self) -> str:
+        """A clause that tells users how to come by a wider carrier."""
+        if self.name == "float32":
+            return "enable x64 (jax.config.update('jax_enable_x64', True)) and pass float64 values"
+        return "no wider carrier exists"
+
 
 CARRIERS = {
     "float32": Carrier("float32", 32, 23, 127),
@@ -231,9 +238,4 @@ def require_carried(fmt: Format, carrier: Carrier) -> None:
     elif getattr(fmt, "emin", 0) < -carrier.bias:
         limits = f"its normal values begin below 2^-{carrier.bias}, where {name} loses precision"
     if limits:
-        remedy = (
-            "enable x64 (jax.config.update('jax_enable_x64', True)) and pass float64 values"
-            if name == "float32"
-            else "no wider carrier exists"
-        )
-        raise ValueError(f"{fmt} cannot be carried in {name}: {limits}; {remedy}")
+        raise ValueError(f"{fmt} cannot be carried in {name}: {limits}; {carrier.wider}")

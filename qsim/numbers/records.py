@@ -9,6 +9,7 @@ __all__ = [
     "MAX_CODE_BITS",
     "Format",
     "exponent_of",
+    "last_place",
     "power",
     "require",
     "require_booleans",
@@ -42,6 +43,16 @@ def exponent_of(x: Fraction) -> int:
     """
     guess = x.numerator.bit_length() - x.denominator.bit_length()
     return guess if power(guess) <= x else guess - 1
+
+
+def last_place(x: Fraction) -> int:
+    """The exponent of the last bit of a dyadic fraction that is not zero.
+
+    >>> last_place(Fraction(3, 8)), last_place(Fraction(-12))
+    (-3, 2)
+    """
+    lowest = x.numerator & -x.numerator
+    return lowest.bit_length() - x.denominator.bit_length()
 
 
 class Format:

@@ -34,6 +34,7 @@ from qsim.numbers.formats import Format, power
 from qsim.numbers.grid import Carrier, Grid, carrier_of, pattern, require_carried
 from qsim.numbers.interpolation import moves
 from qsim.numbers.modes import OVERFLOWS, ROUNDINGS, Rounding
+from qsim.numbers.records import exponent_of
 
 __all__ = ["TableGrid", "table_of"]
 
@@ -369,8 +370,7 @@ def _count(magnitude: Fraction, carrier: Carrier) -> tuple[int, bool]:
     """How many numbers above zero are not above a magnitude, and whether it is one of them."""
     if magnitude == 0:
         return 0, True
-    guess = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
-    exponent = guess if power(guess) <= magnitude else guess - 1
+    exponent = exponent_of(magnitude)
     if exponent > carrier.bias:
         return carrier.infinity - 1, False
     binade = max(exponent, 1 - carrier.bias)
