@@ -17,8 +17,9 @@ from qsim.numbers.posits import Posit, Takum
 from qsim.numbers.random_bits import counter_key, fold_in
 from qsim.numbers.rounding import quantize
 from qsim.numbers.specs import parse
-from qsim.scales.blocks import Block, Recipe
+from qsim.scales.blocks import Block
 from qsim.scales.parts import decode_blocks, encode_blocks
+from qsim.scales.recipes import Recipe
 from qsim.scales.tensor import SCALES
 from qsim.simulate.policy import Policy, Quantizer, policy
 from qsim.simulate.sites import Site, sites

@@ -2,7 +2,7 @@
 
 import math
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from qsim.numbers.modes import Rounding
 from qsim.numbers.random_bits import random_words
 from qsim.numbers.records import exponent_of
 from qsim.scales.exact_blocks import quantize_exact
-from qsim.scales.parts import Codes
+from qsim.scales.parts import Codes, scale_formats
 from tests.test_formats import number
 from tests.unchecked import unchecked
 
@@ -31,15 +31,24 @@ SPECS = [
     *("e2m1f[2x4,e4m3fn[tensor]]", "e2m1f[4,e4m3fn[tensor],te]", "int4[4@0,ue5m3f,scale:up]"),
     *("e3m2f[tensor,e8m0]", "int4[4,fixed:1/4]", "int4[4,uint6[2x2,e8m7]]", "e4m3[4,rceil]"),
     *("e5m2[4,e8m0,even,finite]", "e2m1f[4,e4m3fn[2,e8m0,ceil]]", "int4[3,short]", "e3m4[4,zero]"),
+    *("int4[4,percentile:60]", "int3[3,percentile:50,short]", "e2m1f[2x2,absmax:6:4]"),
+    *("e2m1f[4,e4m3fn[tensor,absmax:256],absmax:6:4]", "int4[4,mse:8]", "int4[3,mse:6,short]"),
+    *("int4[4,two_sided]", "e2m1f[4,e8m0,floor,two_sided]", "fixed8.6sym[4,e8m0,floor,micro:2]"),
+    *("uint4[4,zero_point]", "uint4[3,zero_point,short]", "uint8[token,e8m7,zero_point,finite]"),
+    *("int8sym[4,e8m7,amax]", "e3m0i_zero[4,e8m0,floor]", "e2m1f[4,e4m3fn[2,centred,short]]"),
 ]
 FEW = ["e2m1f[4,e8m0,floor]", "int4[4,e8m7]", "e2m1f[4,e4m3fn[tensor],te]"]
 OVERFLOWING = ["e5m2[4,e8m0,floor]", "e4m3fn[4,fixed:1/64]", "int4[4,finite]", "int4[4,floor]"]
+STORED = [
+    *("e2m1f[4,e4m3fn[tensor],te]", "e2m1f[4,e8m0,floor,two_sided]", "uint4[3,zero_point,short]"),
+    *("fixed8.6sym[4,e8m0,floor,micro:2]", "int8sym[4,e8m7,amax]"),
+]
 MODES = ["ties_to_away", "toward_zero", "up", "down", "to_odd"]
 
 
-def slower(specs) -> list:
-    """As tests of the slower tier: each of the formats is compiled apart."""
-    return [pytest.param(spec, marks=pytest.mark.t1) for spec in specs]
+def slower(specs, mark=pytest.mark.t1) -> list:
+    """As tests of a slower tier: each of the formats is compiled apart."""
+    return [pytest.param(spec, marks=mark) for spec in specs]
 
 
 def floats(values: np.ndarray, dtype="float32") -> np.ndarray:
@@ -158,11 +167,14 @@ def test_scales_stay_within_their_format():
 def test_equals_the_exact_definition(spec):
     for exponent in (0, -118, 90):
         agrees(sample((4, 8), exponent=exponent), spec)
+    x = sample((4, 8))
+    x[1, 2], x[2, 5], x[3, 7] = np.inf, np.nan, -np.inf
+    agrees(x, spec)
 
 
 @pytest.mark.t1
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("spec", FEW)
+@pytest.mark.parametrize("spec", [*FEW[:2], *slower(FEW[2:], pytest.mark.t2)])
 def test_rounding_of_elements(spec, mode):
     for exponent in (0, -118, -143, 90):
         agrees(sample((4, 8), exponent=exponent), spec, rounding=mode)
@@ -181,15 +193,10 @@ def test_overflow_of_elements(spec, overflow):
     agrees(x, spec, overflow=overflow)
 
 
-@pytest.mark.parametrize("spec", [FEW[2], *slower(SPECS)])
-def test_blocks_that_are_not_finite(spec):
-    x = sample((4, 8))
-    x[1, 2], x[2, 5], x[3, 7] = np.inf, np.nan, -np.inf
-    agrees(x, spec)
-
-
 @pytest.mark.t1
-@pytest.mark.parametrize("name", [*NVFP4, "int4_g32"])
+@pytest.mark.parametrize(
+    "name", ["nvfp4", "nvfp4_te", *slower(["nvfp4_2d", "int4_g32"], pytest.mark.t2)]
+)
 @pytest.mark.parametrize(
     "tensor", [0.0, 1e-45, 1e-38, 1e-31, 2.0**-90, 1.0, 6 * 448.0, 1e30, 3.4e38, np.inf, np.nan]
 )
@@ -265,6 +272,73 @@ def test_stochastic_rounding_of_elements():
         assert np.any(found != plain)
 
 
+@pytest.mark.t2
+@pytest.mark.parametrize("name", sorted({*ENTRIES, "fp8_tile"} - {"dfp16"}))
+def test_named_formats_equal_the_exact_definition(name):
+    agrees(sample((128, 128) if name == "fp8_tile" else (16, 128)), name)
+
+
+# --- what the choice of a scale does to the error -----------------------------------------------
+
+
+def noise(x: np.ndarray, *specs: str) -> float:
+    """Squared error over squared sum, each group of 128 having the best of the formats."""
+    rounded = [np.asarray(quantize(x, spec), np.float64) for spec in specs]
+    errors = [((y - x) ** 2).sum(axis=1) for y in rounded]
+    return float(np.min(errors, axis=0).sum() / (x.astype(np.float64) ** 2).sum())
+
+
+@cache
+def groups() -> tuple[np.ndarray, np.ndarray]:
+    """Groups of normal numbers, and of Student's t."""
+    rng = np.random.default_rng(0)
+    drawn = rng.standard_normal((8192, 128)), rng.standard_t(5, (8192, 128))
+    return drawn[0].astype(np.float32), drawn[1].astype(np.float32)
+
+
+NOISE = {
+    "int3[128]": (0.0749, None),
+    "int3[128,two_sided]": (0.0632, None),
+    "uint3[128,zero_point]": (0.0464, None),
+    "fp3[128]": (0.0569, 0.0965),
+    "fp3[128,two_sided]": (0.0512, 0.0739),
+    "nf3[128]": (0.0439, None),
+    "nf3[128,two_sided]": (0.0390, None),
+    "int4[128]": (0.0138, None),
+    "int4[128,two_sided]": (0.0116, None),
+    "uint4[128,zero_point]": (0.0101, None),
+    "e2m1f[128]": (0.01185, 0.0152),
+    "e2m1f[128,two_sided]": (0.01117, 0.0126),
+    "nf4[128]": (0.00913, 0.0139),
+    "nf4[128,two_sided]": (0.00846, 0.0110),
+    "bitmod_fp3": (0.0380, None),
+    "bitmod_fp4": (0.00958, None),
+}
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("spec", NOISE)
+def test_noise_of_groups_of_128(spec):
+    """Normal numbers and Student's t of 5 degrees of freedom: figures to about three digits.
+
+    The figures are estimates too; the error of ours is below 0.3 % (normal) and 1 % (t).
+    """
+    specs = [spec]
+    if spec.startswith("bitmod"):  # four lists of values, of which each group takes the best
+        specs = [f"{spec}_{kind}_{sign}[128]" for kind in ("er", "ea") for sign in ("pos", "neg")]
+    for x, figure, error in zip(groups(), NOISE[spec], (0.006, 0.02), strict=True):
+        assert figure is None or abs(noise(x, *specs) / figure - 1) < error
+
+
+@pytest.mark.t1
+def test_searched_scales_err_less():
+    x = sample((64, 128), seed=5)
+    errors = [noise(x, spec) for spec in ("int4[32]", "int4[32,mse:8]", "int4[32,mse:32]")]
+    assert errors[0] > errors[1] > errors[2]
+    assert noise(x, "nvfp4_four_six") < noise(x, "nvfp4")
+    assert noise(x, "mx6") < noise(x, "fixed5.3sym[16,e8m0,floor]")
+
+
 # --- shapes and axes ----------------------------------------------------------------------------
 
 
@@ -274,7 +348,7 @@ def test_other_axes_are_moved_axes():
     by_axis = [("4@0", 0), ("4@-2", 1), ("4@2", 2), ("token@1", 1)]
     for size, axis in by_axis:
         last = size.partition("@")[0]
-        for rest in ("e8m0,floor", "e4m3fn[tensor]", "e8m7"):
+        for rest in ("e8m0,floor", "e4m3fn[tensor]"):
             moved = quantize(np.moveaxis(x, axis, -1), f"e2m1f[{last},{rest}]")
             found = quantize(x, f"e2m1f[{size},{rest}]")
             assert same(found, np.moveaxis(np.asarray(moved), -1, axis)), (size, rest)
@@ -429,12 +503,15 @@ def test_derivatives_are_straight_through():
 # --- codes --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", ["mxfp4", "nvfp4_te", *slower([*ENTRIES, *SPECS])])
+@pytest.mark.parametrize(
+    "spec", [FEW[0], *slower(STORED), *slower([*ENTRIES, *SPECS], pytest.mark.t2)]
+)
 def test_codes_decode_to_the_rounded_numbers(spec):
-    shape = (32, 512) if spec in ENTRIES else (4, 8)
+    shape = (128, 256) if spec in ENTRIES else (4, 8)
     for exponent in (0, -118, -140):
         x = sample(shape, exponent=exponent)
         codes = encode_blocks(x, spec)
+        assert len(codes.scales) == len(scale_formats(parse(spec)))
         found = decode_blocks(codes, spec, shape=shape)
         assert same(found, np.asarray(quantize(x, spec)) + 0 * x), exponent
 
@@ -521,9 +598,20 @@ def test_specs_print_as_they_are_read(spec):
         ("int4[4,e4m3fn[tensor],floor]", "powers of two"),
         ("int4[4,uint8,floor]", "powers of two"),
         ("int4[4,te]", "order='te' is for"),
-        ("int4[4,fixed]", "needs a parameter"),
-        ("int4[4,floor:3]", "has no parameter"),
-        ("int4[4,fixed:x]", "not a number"),
+        ("int4[4,fixed]", "needs one number"),
+        ("int4[4,mse:8:9]", "needs one number"),
+        ("int4[4,mse:1.5]", "must be an integer"),
+        ("int4[4,percentile:101]", "at most 100"),
+        ("int4[4,zero_point]", "must be like uint4"),
+        ("uint4[4,zero_point,two_sided]", "goes with the rule"),
+        ("int4[4,mse:4,two_sided]", "two sides cannot"),
+        ("int4[4,e8m0,floor,amax]", "stores no amax"),
+        ("int4[4,e8m0,ceil,micro:2]", "goes with the rule 'floor'"),
+        ("int4[4,e8m0,floor,micro:3]", "do not fill"),
+        ("nf4[4,e8m0,floor,micro:2]", "on a binary grid"),
+        ("int4[4,centred,floor]", "what is centred"),
+        ("int4[4,e8m0,floor:3]", "has no parameter"),
+        ("int4[4,fixed:x]", "is not a number"),
         ("int4[4,fixed:-1]", "must be above zero"),
         ("int4[4@0@1]", "need as many"),
         ("int4[tensor@0]", "has no axes"),
@@ -551,6 +639,11 @@ def test_impossible_records_are_refused():
         Recipe(per="row")
     with pytest.raises(ValueError, match="no scale rule 'flor'; did you mean 'floor'"):
         Recipe(shape=(4,), rule="flor")
+
+
+def test_means_are_for_scales():
+    with pytest.raises(ValueError, match="for formats of scales alone"):
+        lower(parse("int4[4,centred]"))
 
 
 def test_elements_without_room_for_scales_are_refused():

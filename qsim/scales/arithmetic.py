@@ -17,8 +17,10 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 from qsim.numbers.grid import Carrier
 
 __all__ = [
+    "above_zero",
     "absolute",
     "divided",
+    "floats",
     "is_tiny",
     "least_gap",
     "moved",
@@ -38,6 +40,18 @@ def least_gap(carrier: Carrier) -> int:
 def absolute(x: Float[Array, "..."], carrier: Carrier) -> UInt[Array, "..."]:
     """The bit patterns of the magnitudes of ``x``; that of a NaN is above infinity's."""
     return lax.bitcast_convert_type(x, carrier.word) & carrier.word.type(carrier.sign - 1)
+
+
+def floats(bits: UInt[Array, "..."], carrier: Carrier) -> Float[Array, "..."]:
+    """The numbers of bit patterns."""
+    return lax.bitcast_convert_type(jnp.asarray(bits), jnp.dtype(carrier.name))
+
+
+def above_zero(x: Float[Array, "..."], least: UInt[Array, ""]) -> Float[Array, "..."]:
+    """Numbers that are not negative, those above zero at least that of the pattern ``least``."""
+    bits = lax.bitcast_convert_type(x, least.dtype)
+    bits = jnp.where(bits > 0, jnp.maximum(bits, least), bits)
+    return lax.bitcast_convert_type(bits, x.dtype)
 
 
 def split_magnitude(

@@ -15,197 +15,28 @@ The grammar of spec strings, ``ELEMENT[SIZE, ...]``, what follows the size being
   each index of all axes but the last), ``channel`` (one for each index of the last axis),
   ``tensor`` (one in all). ``@`` names other axes: ``128@0``, ``16x16@-3@-1``, ``channel@0``;
 - a scale format, float32 where none is given;
-- a rule of ``RULES``, ``absmax`` where none is given; rules with a parameter have it after a
-  colon: ``fixed:0.25``;
-- an option of ``OPTIONS``; ``scale:MODE`` names the rounding mode of the scale.
+- a rule of ``recipes.RULES``, ``absmax`` where none is given, with parameters: ``mse:32``;
+- options of ``recipes.OPTIONS``; ``scale:MODE`` names the rounding mode of the scale.
 
 Sources: OCP MX 1.0, section 5 and 6.3; NVIDIA Transformer Engine 2 (NVFP4 and its order of
 operations); Rouhani et al., arXiv:2310.10537; Dai et al., arXiv:2102.04503 (scales of scales).
 """
 
+import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
+from typing import Any
 
 from qsim.numbers.families import register
 from qsim.numbers.formats import Float, Format, Integer
-from qsim.numbers.modes import Rounding, suggest
-from qsim.numbers.records import DECIMAL, shown
+from qsim.numbers.records import shown
 from qsim.numbers.specs import format_of, parse
+from qsim.scales.recipes import RULES, Recipe
 
-__all__ = ["OPTIONS", "POWER_RULES", "RULES", "Block", "Recipe"]
+__all__ = ["FLOAT32", "Block"]
 
 FLOAT32 = Float(exponent_bits=8, mantissa_bits=23)
-
-POWER_RULES = {
-    "floor": "2^(floor(log2 amax) - emax): the largest numbers may overflow (OCP MX)",
-    "ceil": "2^(ceil(log2 amax) - emax)",
-    "rceil": "2^ceil(log2(amax / largest)): the least power of two without overflow",
-    "even": "as floor, after amax is rounded, half up, to the precision of the elements",
-}
-RULES = {
-    **POWER_RULES,
-    "absmax": "amax / largest, rounded to the scale format",
-    "fixed": "fixed:S, the number S, whatever the values are",
-}
-
-OPTIONS = {
-    "te": "the order of operations of NVIDIA's Transformer Engine: values times an encoding scale",
-    "finite": "numbers that are not finite do not count for the scale, instead of making all NaN",
-    "zero": "an axis that blocks do not fill is filled up with zeros, also in what is stored",
-    "short": "the last block of an axis may be shorter than the others",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How numbers are grouped to blocks, and how a block gets its scale.
-
-    Attributes:
-        per: what has a scale: a ``"block"`` of the lengths ``shape``; a ``"token"``, all numbers
-            along ``axes``; a ``"channel"``, all numbers of one index along ``axes``; or the
-            whole ``"tensor"``.
-        shape: the lengths of a block along ``axes``, all of them 1 or more.
-        axes: axes of the array; None for the last ones (and, in ``qsim.simulate``, for the axes
-            over which a contraction sums).
-        rule: a rule of ``RULES``, with its parameter: ``"fixed:0.25"``.
-        scale_rounding: the mode in which a scale is rounded to its format; not for the rules
-            whose scales are powers of two.
-        order: ``"exact"`` divides by the scale, ``"te"`` is NVFP4 as in Transformer Engine.
-        nonfinite: ``"nan"``: an infinity or NaN makes all of its block NaN; ``"ignore"``: it has
-            no part in the scale, infinities then overflow, and NaN stays NaN where it is.
-        tail: ``"refuse"``, ``"zero"`` or ``"short"``: what happens where blocks do not fill an
-            axis, see ``OPTIONS``.
-
-    Raises:
-        TypeError, ValueError: for a field that names nothing; the message says what there is.
-    """
-
-    per: str = "block"
-    shape: tuple[int, ...] = ()
-    axes: tuple[int, ...] | None = None
-    rule: str = "absmax"
-    scale_rounding: str = "ties_to_even"
-    order: str = "exact"
-    nonfinite: str = "nan"
-    tail: str = "refuse"
-
-    def __post_init__(self):
-        _require_one_of(self, "per", ("block", "token", "channel", "tensor"))
-        _require_one_of(self, "order", ("exact", "te"))
-        _require_one_of(self, "nonfinite", ("nan", "ignore"))
-        _require_one_of(self, "tail", ("refuse", "zero", "short"))
-        if Rounding.parse(self.scale_rounding).is_stochastic:
-            raise ValueError("a scale has no random bits: choose another scale_rounding")
-        self._check_shape()
-        self._check_axes()
-        self._check_rule()
-
-    def _check_shape(self) -> None:
-        if not isinstance(self.shape, tuple) or any(type(n) is not int for n in self.shape):
-            raise TypeError(f"shape is a tuple of Python ints such as (32,), got {self.shape!r}")
-        if (self.per == "block") != bool(self.shape):
-            raise ValueError(
-                f"shape is {self.shape} with per={self.per!r}: blocks have the length of each of "
-                "their axes, as in shape=(32,), and nothing else has"
-            )
-        if any(n < 1 for n in self.shape):
-            raise ValueError(f"shape is {self.shape}, but a block has at least one number")
-
-    def _check_axes(self) -> None:
-        if self.axes is None:
-            return
-        if not isinstance(self.axes, tuple) or any(type(n) is not int for n in self.axes):
-            raise TypeError(f"axes is a tuple of Python ints such as (-1,), got {self.axes!r}")
-        if self.per == "tensor":
-            raise ValueError("a scale for the whole tensor has no axes")
-        if not self.axes or (self.shape and len(self.axes) != len(self.shape)):
-            raise ValueError(f"axes is {self.axes}, but blocks of shape {self.shape} need as many")
-
-    def _check_rule(self) -> None:
-        if not isinstance(self.rule, str) or self.rule_name not in RULES:
-            raise ValueError(f"no scale rule {self.rule!r}; {suggest(str(self.rule), list(RULES))}")
-        needs = f"{self.rule_name}:" in RULES[self.rule_name]
-        if needs != (":" in self.rule):
-            what = "needs a parameter" if needs else "has no parameter"
-            raise ValueError(f"the rule {self.rule!r} {what}: {RULES[self.rule_name]}")
-        if self.rule_name == "fixed" and not self.parameter > 0:
-            raise ValueError(f"the scale of {self.rule!r} must be above zero")
-
-    @property
-    def rule_name(self) -> str:
-        """The rule without its parameter."""
-        return self.rule.partition(":")[0]
-
-    @property
-    def parameter(self) -> Fraction:
-        """The parameter of the rule, exactly.
-
-        Raises:
-            ValueError: if it is no number.
-        """
-        text = self.rule.partition(":")[2]
-        try:
-            if DECIMAL.fullmatch(text):
-                return Fraction(text)
-        except ZeroDivisionError:
-            pass
-        raise ValueError(
-            f"the parameter of the rule {shown(self.rule)} is not a number such as 0.25 or 1/3, "
-            "of at most 400 digits"
-        )
-
-    @property
-    def is_power(self) -> bool:
-        """Whether scales are powers of two by their rule."""
-        return self.rule in POWER_RULES
-
-    def sizes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The lengths of a block along every axis of an array of this shape.
-
-        Raises:
-            ValueError: if the array has no such axis, or blocks do not fill one.
-
-        >>> Recipe(shape=(32,)).sizes((3, 64)), Recipe(per="channel").sizes((3, 64))
-        ((1, 32), (3, 1))
-        """
-        if self.per == "tensor":
-            return shape
-        axes = self._axes_of(shape)
-        if self.per == "block":
-            sizes = dict(zip(axes, self.shape, strict=True))
-            for axis, size in sizes.items():
-                self._check_filled(shape, axis, size)
-            return tuple(sizes.get(axis, 1) for axis in range(len(shape)))
-        whole = [(axis in axes) == (self.per == "token") for axis in range(len(shape))]
-        return tuple(n if is_whole else 1 for n, is_whole in zip(shape, whole, strict=True))
-
-    def _axes_of(self, shape: tuple[int, ...]) -> list[int]:
-        """The axes of an array of this shape, counted from the first one."""
-        count = len(self.shape) or 1
-        wanted = tuple(range(-count, 0)) if self.axes is None else self.axes
-        axes = [axis + len(shape) if axis < 0 else axis for axis in wanted]
-        if any(not 0 <= axis < len(shape) for axis in axes) or len(set(axes)) < len(axes):
-            raise ValueError(
-                f"blocks along the axes {wanted} need other axes than an array of shape {shape} "
-                "has: give different axes that it has, or reshape it"
-            )
-        return axes
-
-    def _check_filled(self, shape: tuple[int, ...], axis: int, size: int) -> None:
-        if self.tail == "refuse" and shape[axis] % size:
-            raise ValueError(
-                f"blocks of {size} do not fill axis {axis} of an array of shape {shape}: "
-                "let the last block be shorter (tail='short', in a spec string [..., short]), fill "
-                "it up with zeros (tail='zero', [..., zero]), or choose another axis or length"
-            )
-
-
-def _require_one_of(record: object, name: str, allowed: tuple[str, ...]) -> None:
-    value = getattr(record, name)
-    if value not in allowed:
-        kind = type(record).__name__
-        raise ValueError(f"{kind} {name} is {value!r}, but must be one of {', '.join(allowed)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +85,13 @@ class Block(Format):
                 f"the scales of the rule {self.recipe.rule!r} are powers of two, which need a "
                 f"float as scale format, got {self.scale}: use e8m0 or float32, or rule='absmax'"
             )
+        if self.recipe.zero_point and not self._is_unsigned:
+            raise ValueError(
+                f"a zero point is one of unsigned integers: the element is {self.element}, "
+                "but must be like uint4"
+            )
+        if self.recipe.micro and not self.moves:
+            raise ValueError(f"halved scales need elements on a binary grid, not {self.element}")
         if self.recipe.order == "te" and not self._is_nvfp4:
             raise ValueError(
                 "order='te' is for blocks by absmax whose scales have a scale for the tensor, "
@@ -261,10 +99,17 @@ class Block(Format):
             )
 
     @property
+    def _is_unsigned(self) -> bool:
+        integer = isinstance(self.element, Integer)
+        return integer and not (self.element.signed or self.element.fraction_bits)
+
+    @property
     def _is_nvfp4(self) -> bool:
         plain = Recipe(per="tensor")
         nested = isinstance(self.scale, Block) and self.scale.recipe == plain
-        return nested and self.recipe.rule == "absmax" and self.scale.scale == FLOAT32
+        recipe = replace(self.recipe, per="tensor", shape=(), axes=None, order="exact")
+        alone = replace(recipe, nonfinite="nan", tail="refuse", scale_rounding="ties_to_even")
+        return nested and alone == plain and self.scale.scale == FLOAT32
 
     @property
     def moves(self) -> bool:
@@ -292,13 +137,13 @@ class Block(Format):
     @property
     def bits_per_value(self) -> Fraction:
         """Bits of an element's code and its share of the scale's, where blocks have a length."""
-        size = 1
-        for length in self.recipe.shape:
-            size *= length
-        if self.recipe.per != "block":
+        recipe = self.recipe
+        if recipe.per != "block":
             return Fraction(self.bits)
         scale = self.scale.bits_per_value if isinstance(self.scale, Block) else self.scale.bits
-        return self.bits + Fraction(scale) / size
+        of_block = Fraction(scale) * (1 + recipe.two_sided) + self.bits * recipe.zero_point
+        of_group = Fraction(1, recipe.micro) if recipe.micro else 0
+        return self.bits + of_block / math.prod(recipe.shape) + of_group
 
     @property
     def largest(self) -> Fraction:
@@ -355,6 +200,9 @@ class Block(Format):
         tokens += [str(self.scale)] * (self.scale != FLOAT32)
         tokens += [recipe.rule] * (recipe.rule != "absmax")
         tokens += [f"scale:{recipe.scale_rounding}"] * (recipe.scale_rounding != "ties_to_even")
+        tokens += ["two_sided"] * recipe.two_sided + ["zero_point"] * recipe.zero_point
+        tokens += ["amax"] * (recipe.stores == "amax") + ["centred"] * recipe.centred
+        tokens += [f"micro:{recipe.micro}"] * bool(recipe.micro)
         tokens += ["te"] * (recipe.order == "te")
         tokens += ["finite"] * (recipe.nonfinite == "ignore")
         tokens += [recipe.tail] * (recipe.tail != "refuse")
@@ -417,19 +265,25 @@ def _made(element: str, size: str, others: list[str]) -> Block:
     return Block(element=parse(element), scale=scale, recipe=Recipe(**facts))
 
 
-def _fact(token: str) -> dict[str, str]:
+def _fact(token: str) -> dict[str, Any]:
     """What a token says of the recipe; nothing if it is a scale format."""
-    name = token.partition(":")[0]
+    name, _, argument = token.partition(":")
     if name in RULES:
         return {"rule": token}
     match token:
         case "te":
             return {"order": "te"}
+        case "two_sided" | "zero_point" | "centred":
+            return {token: True}
+        case "amax":
+            return {"stores": "amax"}
         case "finite":
             return {"nonfinite": "ignore"}
         case "zero" | "short":
             return {"tail": token}
-    return {"scale_rounding": token.partition(":")[2]} if name == "scale" else {}
+    if name == "micro" and argument.isdecimal():
+        return {"micro": int(argument)}
+    return {"scale_rounding": argument} if name == "scale" else {}
 
 
 def _record(element: str, scale: str = "binary32", **recipe) -> Block:

@@ -9,24 +9,22 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, UInt
 
 from qsim.numbers import codes
-from qsim.numbers.binades import times_power
-from qsim.numbers.formats import Format
-from qsim.numbers.grid import CARRIERS, Carrier, lower
+from qsim.numbers.formats import Format, Integer
+from qsim.numbers.grid import Carrier, lower
 from qsim.numbers.integers import check_wrap
 from qsim.numbers.modes import Rounding, check_overflow
 from qsim.numbers.random_bits import Key, check_key, random_words
 from qsim.numbers.rounding import require_float, widen
 from qsim.numbers.specs import format_of
-from qsim.scales.arithmetic import absolute, multiplied, split_magnitude
-from qsim.scales.block_grid import BlockGrid, Layout
-from qsim.scales.blocks import Block
+from qsim.scales.block_grid import BlockGrid
+from qsim.scales.blocks import FLOAT32, Block
+from qsim.scales.layout import Layout
 
-__all__ = ["Codes", "decode_blocks", "encode_blocks"]
+__all__ = ["Codes", "decode_blocks", "encode_blocks", "scale_formats"]
 
 
 class Codes(NamedTuple):
@@ -35,8 +33,9 @@ class Codes(NamedTuple):
     Attributes:
         elements: codes of the element format, of the array's shape; with ``tail="zero"``, of the
             shape that whole blocks fill.
-        scales: codes of the scales, one for each block; first those of the format's own scale,
-            then those of the scales' scales.
+        scales: codes of the scales, one for each block, and then those of the scales' scales; of
+            two sides those above zero come first. Zero points, and which groups are halved, are
+            the last. ``scale_formats`` lists their formats.
     """
 
     elements: UInt[Array, "..."]
@@ -75,7 +74,7 @@ def encode_blocks(
     grid = jax.tree.map(jnp.asarray, lower(fmt, x.dtype.name))
     random = None if key is None else random_words(key, x.shape, mode)
     elements, scales = _parts(mode, overflow, x, grid, random)
-    layout = grid.layout(x.shape)
+    layout = Layout(x.shape, fmt.recipe.sizes(x.shape))
     if fmt.recipe.tail != "zero":
         elements = elements[tuple(slice(n) for n in layout.shape)]
     of_scales = [
@@ -106,42 +105,42 @@ def decode_blocks(
     >>> decode_blocks(codes, "e2m1f[2,e8m0,floor]").tolist()
     [1.0, 3.0, -12.0, 0.0]
     """
-    fmt = _block_of(fmt)
-    carrier = CARRIERS[jnp.dtype(dtype).name]
-    layout = Layout(encoded.elements.shape, fmt.recipe.sizes(encoded.elements.shape))
-    forms = scale_formats(fmt)
+    fmt, grid = _block_of(fmt), lower(_block_of(fmt), jnp.dtype(dtype).name)
+    forms, whole = scale_formats(fmt), encoded.elements.shape
     if len(encoded.scales) != len(forms):
-        raise ValueError(f"{fmt} has {len(forms)} levels of scales, got {len(encoded.scales)}")
-    values = [codes.decode(c, f, dtype=dtype) for c, f in zip(encoded.scales, forms, strict=True)]
-    if values[0].shape != layout.counts:
+        raise ValueError(f"{fmt} has {len(forms)} kinds of scales, got {len(encoded.scales)}")
+    counts = Layout(whole, fmt.recipe.sizes(whole)).counts
+    if encoded.scales[0].shape != counts:
         raise ValueError(
-            f"{fmt} has scales of shape {layout.counts} for elements of shape {layout.shape}, "
-            f"got {values[0].shape}"
+            f"{fmt} has scales of shape {counts} for elements of shape {whole}, "
+            f"got {encoded.scales[0].shape}"
         )
-    scale = values[-1]
-    for level, form in reversed(list(zip(values[:-1], _block_scales(fmt), strict=True))):
-        outer = Layout(level.shape, form.recipe.sizes(level.shape))
-        scale = outer.join(multiplied(outer.split(level), outer.spread(scale), carrier))
-    elements = layout.split(codes.decode(encoded.elements, fmt.element, dtype=dtype))
-    result = _product(elements, layout.spread(scale), carrier)
-    return layout.join(result)[tuple(slice(n) for n in shape or layout.shape)]
+    values = [codes.decode(c, f, dtype=dtype) for c, f in zip(encoded.scales, forms, strict=True)]
+    elements = codes.decode(encoded.elements, fmt.element, dtype=dtype)
+    return _joined(elements, tuple(values), grid)[tuple(slice(n) for n in shape or whole)]
 
 
 def scale_formats(fmt: Block) -> list[Format]:
-    """The formats of what is stored of a block format's scales, level by level."""
-    scale, found = fmt.scale, []
-    while isinstance(scale, Block):
-        found.append(scale.element)
-        scale = scale.scale
-    return [*found, scale]
+    """The formats of what is stored of a block format's scales, in the order of ``Codes.scales``.
+
+    >>> [str(form) for form in scale_formats(format_of("e2m1f[16,e4m3fn[tensor]]"))]
+    ['e4m3fn', 'e8m23']
+    """
+    forms = _levels(fmt.scale) * (1 + fmt.recipe.two_sided)
+    forms += [fmt.element] * fmt.recipe.zero_point
+    return forms + [Integer(bits=1, signed=False)] * bool(fmt.recipe.micro)
 
 
-def _block_scales(fmt: Block) -> list[Block]:
-    found = []
-    while isinstance(fmt.scale, Block):
-        fmt = fmt.scale
-        found.append(fmt)
-    return found
+def _levels(scale: Format) -> list[Format]:
+    """The formats of scales, of the scales' scales, and so on."""
+    if not isinstance(scale, Block):
+        return [scale]
+    return [scale.element, *_levels(scale.scale), *[FLOAT32] * scale.recipe.centred]
+
+
+@jax.jit
+def _joined(elements: Array, values: tuple[Array, ...], grid: BlockGrid) -> Array:
+    return grid.joined(elements, values)
 
 
 def _block_of(fmt: str | Format) -> Block:
@@ -155,17 +154,6 @@ def _block_of(fmt: str | Format) -> Block:
 def _parts(mode: Rounding, overflow: str, x, grid: BlockGrid, random):
     """Elements and what is stored of scales, as numbers; elements are of whole blocks."""
     return grid.parts(x, mode=mode, policy=overflow, random=random)
-
-
-def _product(elements: Array, scale: Array, carrier: Carrier) -> Array:
-    """Elements times scales, rounded once; by powers of two exactly, subnormals too."""
-    exponent, fraction = split_magnitude(absolute(scale, carrier), carrier)
-    bits, sign = lax.bitcast_convert_type(elements, carrier.word), carrier.word.type(carrier.sign)
-    moved = times_power(absolute(elements, carrier), exponent, carrier) | (bits & sign)
-    moved = lax.bitcast_convert_type(moved, elements.dtype)
-    plain = multiplied(elements, scale, carrier)
-    is_power = (fraction == 0) & (absolute(scale, carrier) > 0) & ~jnp.isnan(scale)
-    return jnp.where(is_power, moved, plain)
 
 
 @codes.encoded.register
