@@ -26,6 +26,7 @@ RULES = {
     "percentile": "percentile:P, as absmax, amax being the P-th percentile of the magnitudes",
     "fixed": "fixed:S, the number S, whatever the values are",
 }
+MAX_CANDIDATES = 1024
 NEEDS_PARAMETER = ("mse", "percentile", "fixed")
 
 OPTIONS = {
@@ -134,8 +135,12 @@ class Recipe:
             raise ValueError(f"the numbers of the rule {self.rule!r} must be above zero")
         if self.rule_name == "percentile" and self.parameters[0] > 100:
             raise ValueError(f"the percentile of {self.rule!r} must be at most 100")
-        if self.rule_name == "mse" and self.parameters[0].denominator != 1:
-            raise ValueError(f"the number of steps in {self.rule!r} must be an integer")
+        steps = self.parameters[0] if self.rule_name == "mse" else 1
+        if steps not in range(1, MAX_CANDIDATES + 1) or count > MAX_CANDIDATES:
+            raise ValueError(
+                f"the rule {shown(self.rule)} tries scales: an integer of them, at most "
+                f"{MAX_CANDIDATES}"
+            )
 
     def _check_options(self) -> None:
         chosen = self.rule_name == "mse" or len(self.parameters) > 1
