@@ -16,7 +16,7 @@ from qsim import Codebook, lower, parse
 from qsim.numbers import exact
 from qsim.numbers.catalogue import catalogue, read
 from qsim.numbers.modes import Rounding
-from tests.compiled import round_patterns
+from tests.compiled import draw_patterns, round_patterns
 from tests.intervals import DETERMINISTIC, POLICIES, first_difference
 from tests.pointwise import expected, telling
 from tests.unchecked import unchecked
@@ -51,20 +51,27 @@ def test_codebooks_round_as_defined(rounding):
             assert_exact(parse(name), rounding, overflow)
 
 
-@pytest.mark.t1
-@pytest.mark.parametrize("name", [*SMALL, *OTHERS])
+TELLING = ("nf4", "apot4", "ternary", "binary", "bitmod_fp4_ea_neg", *OTHERS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.t1) for name in TELLING),
+        *(pytest.param(name, marks=pytest.mark.t2) for name in SMALL if name not in TELLING),
+    ],
+)
 def test_codebooks_round_as_defined_in_every_mode_and_policy(name):
     for rounding in DETERMINISTIC:
         for overflow in POLICIES:
             assert_exact(parse(name), rounding, overflow)
 
 
-@pytest.mark.parametrize("rounding", ["ties_to_even", "up", "to_odd"])
-def test_a_codebook_of_256_values_rounds_as_defined(rounding):
-    assert_exact(parse("dynamic8"), rounding, "saturate")
+def test_a_codebook_of_256_values_rounds_as_defined():
+    assert_exact(parse("dynamic8"), "ties_to_even", "saturate")
 
 
-@settings(max_examples=50)
+@settings(max_examples=15)
 @given(st.lists(st.fractions(max_denominator=1000), min_size=2, max_size=16, unique=True))
 def test_any_list_rounds_as_defined(numbers):
     with unchecked():
@@ -72,7 +79,7 @@ def test_any_list_rounds_as_defined(numbers):
     assert_exact(fmt, "ties_to_even", "saturate")
 
 
-@settings(max_examples=30)
+@settings(max_examples=8)
 @given(
     st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, unique=True)
 )
@@ -104,12 +111,9 @@ def test_stochastic_rounding_is_as_defined(name, rounding):
     patterns = np.resize(telling(fmt), 2048)
     patterns[:1500] = generator.uniform(-1.2, 1.2, 1500).astype(np.float32).view(np.uint32)
     random = generator.integers(0, 2**mode.random_bits, len(patterns))
-    words = jnp.asarray((random << (32 - mode.random_bits)).astype(np.uint32))
     wanted = expected(patterns, fmt, rounding, "saturate", random=random)
-    rounded = lower(fmt).round(
-        jnp.asarray(patterns.view(np.float32)), mode=mode, policy="saturate", random=words
-    )
-    assert np.asarray(rounded).view(np.uint32).tolist() == wanted.tolist()
+    actual = draw_patterns(patterns, random, fmt, rounding, "saturate")
+    assert actual.tolist() == wanted.tolist()
 
 
 # --- what the sources say -----------------------------------------------------------------------
@@ -206,7 +210,7 @@ def test_codebooks_of_one_size_share_one_compilation():
 
 
 def test_codebooks_are_swept_and_simulated_beside_floats():
-    formats = ["nf4", "e2m1f", "ternary", "int4", "sf4", "dynamic8"]
+    formats = ["nf4", "e2m1f", "ternary", "int4"]
     w = jax.random.normal(jax.random.key(0), (8, 8)) / 2
     x = jax.random.normal(jax.random.key(1), (3, 8))
     policies = [qsim.policy(weights=fmt, activations=fmt, scale="absmax") for fmt in formats]
