@@ -143,10 +143,10 @@ def _empty(shape: tuple[int, ...]) -> np.ndarray:
     return np.full(shape, None, object)
 
 
-@value_of.register
-@code_of.register
-@gap_at.register
-def _(fmt: Block, x: object) -> None:
+@value_of.register(Block)
+@code_of.register(Block)
+@gap_at.register(Block)
+def _(fmt: Block, x: object) -> Any:
     raise ValueError(
         f"{fmt} says nothing of one number alone: qsim.quantize and qsim.encode_blocks take "
         f"arrays, and {fmt.element} is the format of its elements"
@@ -461,8 +461,8 @@ class _Blocks:
         while full > 1:
             full //= 2
             pairs = zip(numbers[:full], numbers[full:], strict=True)
-            numbers = [carried(a + b, self.carrier) for a, b in pairs]
-        return Fraction(numbers[0])
+            numbers = [Fraction(carried(a + b, self.carrier)) for a, b in pairs]
+        return numbers[0]
 
 
 class _Scaling(NamedTuple):
