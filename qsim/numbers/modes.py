@@ -51,13 +51,16 @@ OVERFLOWS = {
 
 MAX_RANDOM_BITS = 32
 
+LISTED = 20  # known words that a message lists
+
 
 def suggest(word: str, known: list[str]) -> str:
-    """A clause that names the known words nearest to ``word``, or lists all of a few."""
+    """A clause that names the known words nearest to ``word``, or else some of them."""
     near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     if near:
         return "did you mean " + " or ".join(repr(name) for name in near) + "?"
-    return "known are " + ", ".join(known)
+    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    return "known are " + ", ".join(known[:LISTED]) + more
 
 
 class Rounding(NamedTuple):
