@@ -383,7 +383,7 @@ def test_equal_formats_are_one_key():
         ("ocp_e4m4", "no format 'ocp_e4m4'; did you mean 'ocp_e4m3'"),
         ("e4m3fnu", "did you mean 'e4m3fnuz'"),
         ("binary61", "did you mean 'binary64' or 'binary16'"),
-        ("bf16", "did you mean 'bfloat16'"),
+        ("bf16", "or 'bfloat16' or"),
         ("", "no format ''; known are"),
         ("x" * 1000, f"no format '{'x' * 40}...'"),
     ],
