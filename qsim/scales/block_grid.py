@@ -122,20 +122,27 @@ class BlockGrid(Grid):
         carrier, layout = carrier_of(self), self.layout(x.shape)
         x, random = layout.split(x), None if random is None else layout.split(random)
         scaling = choose(self, x, layout)
-        result = self.rounded(x, scaling, layout, mode, policy, random)
-        bad = layout.spread(scaling.bad) | jnp.isnan(result)
-        nan = lax.bitcast_convert_type(carrier.word.type(carrier.nan), x.dtype)
-        return layout.join(jnp.where(bad, nan, result))
+        nan = jnp.where(scaling.bad, carrier.word.type(carrier.nan), carrier.word.type(0))
+        bits = lax.bitcast_convert_type(x, carrier.word) | layout.spread(nan)
+        result = self.rounded(floats(bits, carrier), scaling, layout, mode, policy, random)
+        return layout.join(result)
 
     def rounded(
         self, x: Array, scaling: Scaling, layout: Layout, mode: Rounding, policy: str, random=None
     ) -> Array:
-        """A split array on the grid of elements times scales, blocks that are all NaN apart."""
+        """A split array on the grid of elements times scales."""
         if self.moves:
             grid = self.element.times_power(self._each(scaling.exponents, x, layout))
             return grid.round(x, mode=mode, policy=policy, random=random)
-        elements = self.elements(x, scaling, layout, mode, policy, random)
-        return multiplied(elements, self._each(scaling.scales, x, layout), carrier_of(self))
+        carrier, elements = (
+            carrier_of(self),
+            self.elements(x, scaling, layout, mode, policy, random),
+        )
+        product = multiplied(elements, self._each(scaling.scales, x, layout), carrier)
+        nan = carrier.word.type(carrier.nan)
+        bits = lax.bitcast_convert_type(product, carrier.word)
+        is_nan = absolute(product, carrier) > carrier.word.type(carrier.infinity)
+        return floats(jnp.where(is_nan, nan, bits), carrier)
 
     def elements(
         self, x: Array, scaling: Scaling, layout: Layout, mode: Rounding, policy: str, random=None

@@ -81,6 +81,7 @@ def choose(grid, x: Float[Array, "..."], layout: Layout) -> Scaling:
 def _extents(x: Array, grid, layout: Layout, carrier: Carrier) -> tuple[list[Array], Array]:
     """The patterns of the magnitudes that decide, for each side, and which blocks are all NaN."""
     word, infinity = carrier.word.type, carrier.word.type(carrier.infinity)
+    x = x.reshape(layout.filled)
     magnitude = absolute(x, carrier)
     if grid.recipe.nonfinite == "ignore":
         magnitude = jnp.where(magnitude < infinity, magnitude, word(0))
@@ -89,7 +90,7 @@ def _extents(x: Array, grid, layout: Layout, carrier: Carrier) -> tuple[list[Arr
         sides = [jnp.where(negative, word(0), magnitude), jnp.where(negative, magnitude, word(0))]
     else:
         sides = [magnitude]
-    tops = [jnp.max(side, axis=layout.inner).reshape(layout.counts) for side in sides]
+    tops = [layout.largest(side) for side in sides]
     bad = tops[0] >= infinity
     for top in tops[1:]:
         bad = bad | (top >= infinity)
@@ -158,7 +159,7 @@ def _power(exponent: Int[Array, "..."], carrier: Carrier) -> Float[Array, "..."]
 def _in_groups(grid, amax: Array, bad: Array, layout: Layout, carrier: Carrier) -> Scaling:
     """Scales of blocks that are powers of two, halved in groups without large numbers."""
     blocks = grid.groups(layout)
-    top = jnp.max(blocks.split(amax), axis=blocks.inner).reshape(blocks.counts)
+    top = blocks.largest(amax)
     bad_blocks = jnp.any(blocks.split(bad), axis=blocks.inner).reshape(blocks.counts)
     top = jnp.where(bad_blocks, carrier.word.type(0), top)
     exponent = _exponent(grid, top, carrier)
@@ -254,8 +255,9 @@ def as_scales(
             values, stored = uncentred(values, mean, carrier), (*stored, mean)
         return values, (elements, *stored)
     layout = grid.layout(wanted.shape)
-    tops = jnp.max(absolute(layout.split(amax), carrier), axis=layout.inner)
-    tops = floats(tops.reshape(layout.counts), carrier)
+    tops = floats(
+        layout.largest(layout.split(absolute(amax, carrier)).reshape(layout.filled)), carrier
+    )
     both = multiplied(divisor, _targets(grid, carrier)[0], carrier)
     scale, stored = _scales(grid, tops, both, carrier)
     scaling = Scaling(stored, scales=(scale,))
