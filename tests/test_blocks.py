@@ -39,11 +39,11 @@ SPECS = [
 ]
 FEW = ["e2m1f[4,e8m0,floor]", "int4[4,e8m7]", "e2m1f[4,e4m3fn[tensor],te]"]
 OVERFLOWING = ["e5m2[4,e8m0,floor]", "e4m3fn[4,fixed:1/64]", "int4[4,finite]", "int4[4,floor]"]
-STORED = [
-    *("e2m1f[4,e4m3fn[tensor],te]", "e2m1f[4,e8m0,floor,two_sided]", "uint4[3,zero_point,short]"),
-    *("fixed8.6sym[4,e8m0,floor,micro:2]", "int8sym[4,e8m7,amax]"),
-]
+STORED = ["e2m1f[4,e4m3fn[tensor],te]", "uint4[3,zero_point,short]"]
 MODES = ["ties_to_away", "toward_zero", "up", "down", "to_odd"]
+
+
+T2 = pytest.mark.t2
 
 
 def slower(specs, mark=pytest.mark.t1) -> list:
@@ -163,7 +163,7 @@ def test_scales_stay_within_their_format():
 # --- other rules --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", [FEW[0], *slower(SPECS)])
+@pytest.mark.parametrize("spec", [FEW[0], *slower(SPECS[::2]), *slower(SPECS[1::2], T2)])
 def test_equals_the_exact_definition(spec):
     for exponent in (0, -118, 90):
         agrees(sample((4, 8), exponent=exponent), spec)
@@ -174,10 +174,18 @@ def test_equals_the_exact_definition(spec):
 
 @pytest.mark.t1
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("spec", [*FEW[:2], *slower(FEW[2:], pytest.mark.t2)])
+@pytest.mark.parametrize("spec", [*FEW[:2], *slower(FEW[2:], T2)])
 def test_rounding_of_elements(spec, mode):
     for exponent in (0, -118, -143, 90):
         agrees(sample((4, 8), exponent=exponent), spec, rounding=mode)
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("spec", ["e8m7[4,e11m0,rceil]", "uint4[4,zero_point]", FEW[2]])
+def test_float64(spec):
+    with jax.enable_x64(True):
+        for exponent in (0, -1000, -1060, 900):
+            agrees(np.ldexp(sample((4, 8)).astype(np.float64), exponent), spec)
 
 
 @pytest.mark.t1
@@ -194,9 +202,7 @@ def test_overflow_of_elements(spec, overflow):
 
 
 @pytest.mark.t1
-@pytest.mark.parametrize(
-    "name", ["nvfp4", "nvfp4_te", *slower(["nvfp4_2d", "int4_g32"], pytest.mark.t2)]
-)
+@pytest.mark.parametrize("name", ["nvfp4", "nvfp4_te", *slower(["nvfp4_2d", "int4_g32"], T2)])
 @pytest.mark.parametrize(
     "tensor", [0.0, 1e-45, 1e-38, 1e-31, 2.0**-90, 1.0, 6 * 448.0, 1e30, 3.4e38, np.inf, np.nan]
 )
@@ -330,7 +336,7 @@ def test_noise_of_groups_of_128(spec):
         assert figure is None or abs(noise(x, *specs) / figure - 1) < error
 
 
-@pytest.mark.t1
+@pytest.mark.t2
 def test_searched_scales_err_less():
     x = sample((64, 128), seed=5)
     errors = [noise(x, spec) for spec in ("int4[32]", "int4[32,mse:8]", "int4[32,mse:32]")]
@@ -503,9 +509,7 @@ def test_derivatives_are_straight_through():
 # --- codes --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "spec", [FEW[0], *slower(STORED), *slower([*ENTRIES, *SPECS], pytest.mark.t2)]
-)
+@pytest.mark.parametrize("spec", [FEW[0], *slower(STORED), *slower([*ENTRIES, *SPECS], T2)])
 def test_codes_decode_to_the_rounded_numbers(spec):
     shape = (128, 256) if spec in ENTRIES else (4, 8)
     for exponent in (0, -118, -140):
