@@ -51,8 +51,8 @@ def rounds(mode: str, policy: str):
     rounding = Rounding.parse(mode)
 
     def rounded(x, grid):
-        stochastic = rounding.mode == "stochastic"
-        words = random_words(jax.random.key(6), x.shape, rounding) if stochastic else None
+        drawn = rounding.is_stochastic
+        words = random_words(jax.random.key(6), x.shape, rounding) if drawn else None
         return grid.round(x, mode=rounding, policy=policy, random=words)
 
     return rounded

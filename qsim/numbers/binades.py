@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Int, UInt
 from jaxtyping import Float as FloatArray
 
 from qsim.numbers.formats import Float, Format, Integer, power
-from qsim.numbers.grid import Carrier, Grid, carrier_of, lowered, pattern, require_carried
+from qsim.numbers.grid import Carrier, Grid, carrier_of, lowered, pattern, require_carried, word
 from qsim.numbers.interpolation import moves
 from qsim.numbers.modes import Rounding
 from qsim.numbers.records import exponent_of
@@ -39,6 +39,7 @@ __all__ = [
     "edges",
     "gap_shift",
     "offset",
+    "points_inward",
     "round_to_gaps",
     "times_power",
 ]
@@ -141,8 +142,8 @@ class BinadeGrid(Grid):
         """As ``Grid.inside``."""
         carrier = carrier_of(self)
         bits = lax.bitcast_convert_type(x, carrier.word)
-        magnitude = bits & _word(carrier.sign - 1, carrier)
-        negative = bits > _word(carrier.sign, carrier)
+        magnitude = bits & word(carrier.sign - 1, carrier)
+        negative = bits > word(carrier.sign, carrier)
         return magnitude <= jnp.where(negative, self.lowest, self.largest)
 
     def times_power(self, exponent: Int[Array, "..."]) -> "BinadeGrid":
@@ -291,12 +292,12 @@ def _power_pattern(exponent: Array, carrier: Carrier) -> Array:
     stored = carrier.mantissa_bits
     normal = lax.convert_element_type(exponent + carrier.bias, carrier.word) << stored
     place = lax.convert_element_type(exponent - carrier.quantum, carrier.word)
-    return jnp.where(exponent + carrier.bias > 0, normal, _word(1, carrier) << place)
+    return jnp.where(exponent + carrier.bias > 0, normal, word(1, carrier) << place)
 
 
 def _gradual(first: Array, carrier: Carrier) -> FirstGap:
     """The first gap of a format with gradual subnormals whose smallest value is ``first``."""
-    one, binade = jnp.ones_like(first), _word(1 << carrier.mantissa_bits, carrier)
+    one, binade = jnp.ones_like(first), word(1 << carrier.mantissa_bits, carrier)
     half = jnp.where(first < 2 * binade, first >> 1, first - binade)
     at_half, above_half = jnp.maximum(half, one), half + one
     return FirstGap(
@@ -314,12 +315,12 @@ def times_power(magnitude: Array, exponent: Array, carrier: Carrier) -> Array:
     """The pattern of a normal magnitude times a power of two; zero and special values stay."""
     stored = carrier.mantissa_bits
     field = lax.convert_element_type(magnitude >> stored, jnp.int32)
-    fraction = magnitude & _word((1 << stored) - 1, carrier)
+    fraction = magnitude & word((1 << stored) - 1, carrier)
     raised = jnp.minimum(field + exponent, 2 * carrier.bias + 1)
     normal = (lax.convert_element_type(raised, carrier.word) << stored) | fraction
-    infinity = _word(carrier.infinity, carrier)
+    infinity = word(carrier.infinity, carrier)
     below = lax.convert_element_type(jnp.maximum(1 - raised, 0), carrier.word)
-    subnormal = (fraction | _word(1 << stored, carrier)) >> below
+    subnormal = (fraction | word(1 << stored, carrier)) >> below
     product = jnp.where(raised > 0, jnp.minimum(normal, infinity), subnormal)
     return jnp.where((magnitude == 0) | (magnitude >= infinity), magnitude, product)
 
@@ -336,12 +337,12 @@ def round_to_gaps(
     """``x`` rounded to a grid on which ``shift`` low bits of a magnitude lie below its gap."""
     carrier, grid = carrier_of(grid), jax.tree.map(jnp.asarray, grid)
     bits = lax.bitcast_convert_type(x, carrier.word)
-    magnitude, negative = bits & grid.absolute, bits > grid.absolute + _word(1, carrier)
+    magnitude, negative = bits & grid.absolute, bits > grid.absolute + word(1, carrier)
     # what lies in the first gap and does not fall to zero rounds as the first grid point does
     at_least_first = jnp.maximum(magnitude, grid.first)
     below = shift(at_least_first, grid, carrier)
-    mask = _word(2**carrier.bits - 1, carrier) << below
-    odd = _is_odd(at_least_first, ~mask + _word(1, carrier), grid)
+    mask = word(2**carrier.bits - 1, carrier) << below
+    odd = _is_odd(at_least_first, ~mask + word(1, carrier), grid)
     drawn = _drawn_up(magnitude, below, grid, mode, random, carrier) if mode.is_stochastic else None
     rounded = (at_least_first + offset(mask, odd, negative, drawn, mode, carrier)) & mask
     rounded = _overflowed(rounded, magnitude, negative, grid, shift, mode, policy, carrier)
@@ -355,15 +356,11 @@ def round_to_gaps(
         is_nan = (magnitude >= carrier.infinity) | (beyond & (grid.modulus == 0))
     if policy in ("ieee", "p3109"):
         is_nan = is_nan | ((rounded > carrier.infinity) & leaves_zero)
-    result = jnp.where(is_nan, _word(carrier.nan, carrier), result)
+    result = jnp.where(is_nan, word(carrier.nan, carrier), result)
     return lax.bitcast_convert_type(result, x.dtype)
 
 
 # --- the parts of the kernel ----------------------------------------------------------------
-
-
-def _word(value: int, carrier: Carrier) -> np.generic:
-    return carrier.word.type(value)
 
 
 def gap_shift(magnitude: Array, grid: BinadeGrid, carrier: Carrier) -> Array:
@@ -399,7 +396,7 @@ def offset(mask, odd: Array, negative: Array, drawn, mode: Rounding, carrier: Ca
     It is always less than the gap, so that grid points stay where they are.
     """
     rest = ~mask
-    ulp, zero = rest + _word(1, carrier), jnp.zeros_like(rest)
+    ulp, zero = rest + word(1, carrier), jnp.zeros_like(rest)
     match mode.mode:
         case "ties_to_even":
             return jnp.where(odd, ulp, rest) >> 1
@@ -460,9 +457,9 @@ def _drawn_up(
 
     Elsewhere ``below`` bits of its pattern lie below its gap.
     """
-    one, stored = _word(1, carrier), carrier.mantissa_bits
+    one, stored = word(1, carrier), carrier.mantissa_bits
     implicit = jnp.minimum(magnitude >> stored, one) << stored
-    significand = (magnitude & _word((1 << stored) - 1, carrier)) | implicit
+    significand = (magnitude & word((1 << stored) - 1, carrier)) | implicit
     if not grid.first_is_power:
         least = jnp.minimum(magnitude, grid.first)
         leaves = moves(least, least ^ least, grid.first, random, mode=mode, carrier=carrier)
@@ -484,7 +481,7 @@ def _overflowed(
         return jnp.minimum(rounded, edge)
     if policy == "wrap":
         return rounded
-    infinity = _word(carrier.infinity, carrier)
+    infinity = word(carrier.infinity, carrier)
     beyond = jnp.where(negative, grid.underflow, grid.overflow)
     if policy == "saturate_propagate":
         keeps = (magnitude == infinity) & (beyond == infinity)
@@ -502,6 +499,14 @@ def _overflowed(
 
 def _points_inward(negative, grid: BinadeGrid, shift, mode: Rounding, carrier: Carrier):
     """Whether the mode takes finite numbers beyond the edge back to it; None: it never does."""
+    if mode.mode != "to_odd":
+        return points_inward(negative, mode)
+    ulp = word(1, carrier) << shift(grid.largest, grid, carrier)
+    return _is_odd(grid.largest, ulp, grid) | (grid.overflow != carrier.infinity)
+
+
+def points_inward(negative: Array, mode: Rounding) -> Array | None:
+    """Whether a mode other than to odd takes finite numbers beyond the edge back to it, or None."""
     match mode.mode:
         case "toward_zero":
             return jnp.ones_like(negative)
@@ -509,8 +514,4 @@ def _points_inward(negative, grid: BinadeGrid, shift, mode: Rounding, carrier: C
             return negative
         case "down":
             return ~negative
-        case "to_odd":
-            ulp = _word(1, carrier) << shift(grid.largest, grid, carrier)
-            odd = _is_odd(grid.largest, ulp, grid)
-            return odd | (grid.overflow != carrier.infinity)
     return None

@@ -31,6 +31,7 @@ __all__ = [
     "require_carried",
     "require_wraps",
     "stack",
+    "word",
 ]
 
 
@@ -130,6 +131,11 @@ class Grid(ABC):
     def along(self, axes: tuple[int, ...]) -> "Grid":
         """This grid for an array that is contracted over ``axes``, which only blocks run along."""
         return self
+
+
+def word(value: int, carrier: Carrier) -> np.generic:
+    """A constant among the carrier's words."""
+    return carrier.word.type(value)
 
 
 def carrier_of(grid: Grid) -> Carrier:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, UInt
 
-from qsim.numbers.grid import Carrier
+from qsim.numbers.grid import Carrier, word
 from qsim.numbers.modes import Rounding
 
 __all__ = ["moves"]
@@ -77,17 +77,17 @@ class _Share(NamedTuple):
 
 
 def _share(random: UInt[Array, "..."], mode: Rounding, carrier: Carrier) -> _Share:
-    word = lax.convert_element_type(random, carrier.word) << (carrier.bits - 32)
-    none = jnp.zeros_like(word)
+    bits = lax.convert_element_type(random, carrier.word) << (carrier.bits - 32)
+    none = jnp.zeros_like(bits)
     if mode.mode == "stochastic":
-        return _Share(word, none, none != none)
+        return _Share(bits, none, none != none)
     # half a unit of the random bits, which for as many bits as a word has is half of the word's
     unit = carrier.bits - mode.random_bits
     odd = random >> (32 - mode.random_bits) & jnp.uint32(1) != 0
     strict = odd if mode.mode == "stochastic_c" else none != none
     if unit == 0:
-        return _Share(word, jnp.ones_like(word), strict)
-    return _Share(word | _word(1 << (unit - 1), carrier), none, strict)
+        return _Share(bits, jnp.ones_like(bits), strict)
+    return _Share(bits | word(1 << (unit - 1), carrier), none, strict)
 
 
 def _reaches(x: Array, near: Array, far: Array, share: _Share, carrier: Carrier) -> Array:
@@ -95,7 +95,7 @@ def _reaches(x: Array, near: Array, far: Array, share: _Share, carrier: Carrier)
 
     There the sum with the opposite sign is taken, and must be negative.
     """
-    flip = far & _word(carrier.sign, carrier)  # from here on far is positive, and the larger one
+    flip = far & word(carrier.sign, carrier)  # from here on far is positive, and the larger one
     x, near, far = x ^ flip, near ^ flip, far ^ flip
     own, other = (_exponent(far, carrier) - _exponent(number, carrier) for number in (x, near))
     from_near = ~_negative(near, carrier)
@@ -125,28 +125,24 @@ def _shared(bits: Array, share: _Share, carrier: Carrier) -> Wide:
 # --- bit patterns and words -------------------------------------------------------------------
 
 
-def _word(value: int, carrier: Carrier):
-    return carrier.word.type(value)
-
-
 def _negative(bits: Array, carrier: Carrier) -> Array:
-    return bits >= _word(carrier.sign, carrier)
+    return bits >= word(carrier.sign, carrier)
 
 
 def _exponent(bits: Array, carrier: Carrier) -> Array:
     """The exponent field; the subnormals' is that of the lowest binade."""
-    return jnp.maximum((bits & _word(carrier.sign - 1, carrier)) >> carrier.mantissa_bits, 1)
+    return jnp.maximum((bits & word(carrier.sign - 1, carrier)) >> carrier.mantissa_bits, 1)
 
 
 def _significand(bits: Array, carrier: Carrier) -> Array:
     implicit, stored = 1 << carrier.mantissa_bits, carrier.mantissa_bits
-    normal = jnp.minimum(bits & _word(carrier.sign - 1, carrier), implicit) >> stored
-    return (bits & _word(implicit - 1, carrier)) | normal << stored
+    normal = jnp.minimum(bits & word(carrier.sign - 1, carrier), implicit) >> stored
+    return (bits & word(implicit - 1, carrier)) | normal << stored
 
 
 def _product(a: Array, b: Array, carrier: Carrier) -> tuple[Array, Array]:
     """The product of two words, in two words."""
-    half, mask = carrier.bits // 2, _word((1 << carrier.bits // 2) - 1, carrier)
+    half, mask = carrier.bits // 2, word((1 << carrier.bits // 2) - 1, carrier)
     low, high = (a & mask) * (b & mask), (a >> half) * (b >> half)
     cross, other = (a & mask) * (b >> half), (a >> half) * (b & mask)
     middle = (low >> half) + (cross & mask) + (other & mask)
@@ -178,8 +174,8 @@ def _cut(a: Wide, places: Array, carrier: Carrier) -> Wide:
         low = jnp.where(further, middle, low)
         middle = jnp.where(further, high, middle)
         high = jnp.where(further, fill, high)
-    right = places & _word(carrier.bits - 1, carrier)
-    left = _word(carrier.bits - 1, carrier) - right
+    right = places & word(carrier.bits - 1, carrier)
+    left = word(carrier.bits - 1, carrier) - right
     low = middle << 1 << left | low >> right
     middle = high << 1 << left | middle >> right
     high = fill << 1 << left | high >> right

@@ -31,7 +31,7 @@ from jaxtyping import Float as FloatArray
 
 from qsim.numbers import exact
 from qsim.numbers.formats import Format, power
-from qsim.numbers.grid import Carrier, Grid, carrier_of, pattern, require_carried
+from qsim.numbers.grid import Carrier, Grid, carrier_of, pattern, require_carried, word
 from qsim.numbers.interpolation import moves
 from qsim.numbers.modes import OVERFLOWS, ROUNDINGS, Rounding
 from qsim.numbers.records import exponent_of
@@ -96,8 +96,8 @@ class TableGrid(Grid):
         else:
             changes, results = _with_ends(_changes(grid, mode), grid, mode, policy, carrier)
             result = _counted(key, changes, results)
-        is_nan = bits & _word(carrier.sign - 1, carrier) > _word(carrier.infinity, carrier)
-        result = jnp.where(is_nan, _word(carrier.nan, carrier), result)
+        is_nan = bits & word(carrier.sign - 1, carrier) > word(carrier.infinity, carrier)
+        result = jnp.where(is_nan, word(carrier.nan, carrier), result)
         return lax.bitcast_convert_type(result, x.dtype)
 
     def inside(self, x: FloatArray[Array, "..."]) -> Bool[Array, "..."]:
@@ -110,10 +110,6 @@ class TableGrid(Grid):
 
 
 # --- the kernel -----------------------------------------------------------------------------
-
-
-def _word(value: int, carrier: Carrier):
-    return carrier.word.type(value)
 
 
 def _key(bits: UInt[Array, "..."], carrier: Carrier) -> Int[Array, "..."]:

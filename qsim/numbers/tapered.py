@@ -28,9 +28,9 @@ from jax import lax
 from jaxtyping import Array, Bool, UInt
 from jaxtyping import Float as FloatArray
 
-from qsim.numbers.binades import offset
+from qsim.numbers.binades import offset, points_inward
 from qsim.numbers.formats import Format
-from qsim.numbers.grid import Carrier, Grid, carrier_of, lowered, pattern, require_carried
+from qsim.numbers.grid import Carrier, Grid, carrier_of, lowered, pattern, require_carried, word
 from qsim.numbers.hifloat import HiFloat8
 from qsim.numbers.interpolation import moves
 from qsim.numbers.modes import Rounding
@@ -87,14 +87,14 @@ class TaperedGrid(Grid):
         """As ``Grid.round``; the leaves may also broadcast against ``x``."""
         carrier, grid = carrier_of(self), jax.tree.map(jnp.asarray, self)
         bits = lax.bitcast_convert_type(x, carrier.word)
-        sign = bits & _word(carrier.sign, carrier)
+        sign = bits & word(carrier.sign, carrier)
         magnitude, negative = bits ^ sign, sign != 0
         # what lies in the first gap and does not fall to zero rounds as the smallest value does
         at_least_first = jnp.maximum(magnitude, grid.first)
         align = _alignment(at_least_first, grid, carrier)
         aligned = at_least_first + align
-        mask = _word(2**carrier.bits - 1, carrier) << _shift(aligned, grid, carrier)
-        odd = (aligned ^ grid.parity) & (~mask + _word(1, carrier)) != 0
+        mask = word(2**carrier.bits - 1, carrier) << _shift(aligned, grid, carrier)
+        odd = (aligned ^ grid.parity) & (~mask + word(1, carrier)) != 0
         drawn = None
         if mode.is_stochastic:
             near, far = _neighbours(magnitude, aligned, align, mask, grid, carrier)
@@ -102,18 +102,18 @@ class TaperedGrid(Grid):
         rounded = ((aligned + offset(mask, odd, negative, drawn, mode, carrier)) & mask) - align
         rounded = _overflowed(rounded, magnitude, negative, grid, mode, policy, carrier)
         leaves_zero = _leaves_zero(magnitude, negative, grid, drawn, mode, carrier)
-        result = jnp.where(leaves_zero, rounded | sign, _word(0, carrier))
+        result = jnp.where(leaves_zero, rounded | sign, word(0, carrier))
         is_nan = magnitude > carrier.infinity
         if policy == "ieee":
             is_nan = is_nan | (rounded > carrier.infinity)
-        result = jnp.where(is_nan, _word(carrier.nan, carrier), result)
+        result = jnp.where(is_nan, word(carrier.nan, carrier), result)
         return lax.bitcast_convert_type(result, x.dtype)
 
     def inside(self, x: FloatArray[Array, "..."]) -> Bool[Array, "..."]:
         """As ``Grid.inside``."""
         carrier = carrier_of(self)
         bits = lax.bitcast_convert_type(x, carrier.word)
-        return bits & _word(carrier.sign - 1, carrier) <= self.largest
+        return bits & word(carrier.sign - 1, carrier) <= self.largest
 
 
 # --- lowering -------------------------------------------------------------------------------
@@ -208,13 +208,9 @@ def _tapered(
 # --- the parts of the kernel ----------------------------------------------------------------
 
 
-def _word(value: int, carrier: Carrier) -> np.generic:
-    return carrier.word.type(value)
-
-
 def _alignment(magnitude: Array, grid: TaperedGrid, carrier: Carrier) -> Array:
     """What is added to the pattern of a magnitude to align its exponent."""
-    one = _word(carrier.bias << carrier.mantissa_bits, carrier)
+    one = word(carrier.bias << carrier.mantissa_bits, carrier)
     return jnp.where(magnitude >= one, grid.above, grid.below)
 
 
@@ -231,14 +227,14 @@ def _shift(aligned: Array, grid: TaperedGrid, carrier: Carrier) -> Array:
 def _neighbours(magnitude, aligned, align, mask, grid: TaperedGrid, carrier: Carrier):
     """The two values, or grid points beyond the largest, between which a magnitude lies."""
     in_first_gap = magnitude < grid.first
-    near, far = (aligned & mask) - align, (aligned | ~mask) + _word(1, carrier) - align
-    near = jnp.where(in_first_gap, _word(0, carrier), near)
+    near, far = (aligned & mask) - align, (aligned | ~mask) + word(1, carrier) - align
+    near = jnp.where(in_first_gap, word(0, carrier), near)
     return near, jnp.where(in_first_gap, grid.first, far)
 
 
 def _leaves_zero(magnitude, negative, grid: TaperedGrid, drawn, mode: Rounding, carrier: Carrier):
     """Whether a magnitude rounds to a value other than zero; from the smallest one on all do."""
-    one, first, half = _word(1, carrier), grid.first, grid.half
+    one, first, half = word(1, carrier), grid.first, grid.half
     match mode.mode:
         case "ties_to_even" | "ties_to_zero":
             return magnitude > half
@@ -258,7 +254,7 @@ def _leaves_zero(magnitude, negative, grid: TaperedGrid, drawn, mode: Rounding, 
 
 def _overflowed(rounded, magnitude, negative, grid: TaperedGrid, mode: Rounding, policy, carrier):
     """The rounded magnitude, or what the policy makes of it beyond the largest value."""
-    infinity = _word(carrier.infinity, carrier)
+    infinity = word(carrier.infinity, carrier)
     is_finite = magnitude < infinity
     rounded = jnp.where(is_finite, jnp.minimum(rounded, grid.ceiling), infinity)
     match policy:
@@ -273,22 +269,8 @@ def _overflowed(rounded, magnitude, negative, grid: TaperedGrid, mode: Rounding,
             beyond = grid.overflow
         case _:
             raise AssertionError(policy)
-    inward = _points_inward(negative, mode)
+    # to odd stays: of the formats here only HiFloat8 overflows, and its largest code is even
+    inward = points_inward(negative, mode)
     if inward is not None:
         beyond = jnp.where(inward & is_finite, grid.largest, beyond)
     return jnp.where(rounded > grid.largest, beyond, rounded)
-
-
-def _points_inward(negative: Array, mode: Rounding) -> Array | None:
-    """Whether the mode takes finite numbers beyond the largest value back; None: it never does.
-
-    To odd does not: of the formats here only HiFloat8 overflows, and its largest code is even.
-    """
-    match mode.mode:
-        case "toward_zero":
-            return jnp.ones_like(negative)
-        case "up":
-            return negative
-        case "down":
-            return ~negative
-    return None
