@@ -75,6 +75,11 @@ class Rounding(NamedTuple):
         return self.random_bits > 0
 
     @property
+    def drops_least(self) -> bool:
+        """Whether what is far less than half a gap rounds as zero does."""
+        return self.mode.startswith("ties_") or self.mode == "toward_zero"
+
+    @property
     def fraction_bits(self) -> int:
         """How many bits of a gap's fraction decide, besides whether there are more."""
         match self.mode:

@@ -9,6 +9,7 @@ Sources: the definitions in ``qsim.scales.exact_blocks``, which this equals.
 
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import reduce
 from typing import Any
 
 import jax
@@ -32,6 +33,7 @@ from qsim.scales.arithmetic import (
     moved,
     multiplied,
     or_least,
+    quotient,
     split_magnitude,
 )
 from qsim.scales.blocks import Block
@@ -119,40 +121,102 @@ class BlockGrid(Grid):
         """As ``Grid.round``: every block on the grid of elements times its scale."""
         if not x.size:
             return x
-        carrier, layout = carrier_of(self), self.layout(x.shape)
+        layout = self.layout(x.shape)
         x, random = layout.split(x), None if random is None else layout.split(random)
         scaling = choose(self, x, layout)
-        nan = jnp.where(scaling.bad, carrier.word.type(carrier.nan), carrier.word.type(0))
-        bits = lax.bitcast_convert_type(x, carrier.word) | layout.spread(nan)
-        result = self.rounded(floats(bits, carrier), scaling, layout, mode, policy, random)
-        return layout.join(result)
+        return layout.join(self.rounded(x, scaling, layout, mode, policy, random))
 
     def rounded(
         self, x: Array, scaling: Scaling, layout: Layout, mode: Rounding, policy: str, random=None
     ) -> Array:
-        """A split array on the grid of elements times scales."""
-        if self.moves:
-            grid = self.element.times_power(self._each(scaling.exponents, x, layout))
-            return grid.round(x, mode=mode, policy=policy, random=random)
-        carrier, elements = (
-            carrier_of(self),
-            self.elements(x, scaling, layout, mode, policy, random),
+        """A split array on the grid of elements times scales.
+
+        Where no block comes near the carrier's subnormals, and none is all NaN, a short way leaves
+        out what they need; its bytes are the same. The branch also keeps the compiler from looping
+        over the joined array, where every number would look its block up.
+        """
+        by = self._on_moved_grid if self.moves else self._times_scales
+        short = self._may_be_short(scaling, mode)
+        if short is None:
+            return by(x, scaling, layout, mode, policy, random, False)
+        return lax.cond(
+            short,
+            lambda: by(x, scaling, layout, mode, policy, random, True),
+            lambda: by(x, scaling, layout, mode, policy, random, False),
         )
+
+    def _may_be_short(self, scaling: Scaling, mode: Rounding) -> Bool[Array, ""] | None:
+        """Whether the short way gives the same bytes; None if it never does.
+
+        It does where all points of a moved grid are normal. Where scales divide, it does if they
+        and the elements stay above ``2**-(bias / 2)``, so that what is flushed to zero is far less
+        than half of any element, and the mode takes that to zero.
+        """
+        carrier = carrier_of(self)
+        if not scaling.idle:
+            return None
+        if self.moves:
+            least, most = self.element.normal_powers()
+            fine = [(e >= least) & (e <= most) for e in scaling.exponents]
+        elif scaling.encode is None and mode.drops_least:
+            half = carrier.bias // 2
+            coarse = jnp.asarray(self.quantum) >= 2 - half
+            fine = [(scale >= 2.0**-half) & coarse for scale in scaling.scales]
+        else:
+            return None
+        fine = [on | off for on, off in zip(fine, scaling.idle, strict=True)]
+        return jnp.all(reduce(jnp.logical_and, fine, ~scaling.bad))
+
+    def _on_moved_grid(
+        self, x, scaling: Scaling, layout: Layout, mode: Rounding, policy: str, random, short: bool
+    ) -> Array:
+        exponent = self._each(scaling.exponents, x, layout)
+        if short:
+            # the exponents of blocks of zeros may lie outside, and are of no account
+            grid = self.element.times_normal_power(
+                jnp.clip(exponent, *self.element.normal_powers())
+            )
+            return grid.round(x, mode=mode, policy=policy, random=random)
+        grid, x = self.element.times_power(exponent), self._marked(x, scaling, layout)
+        return grid.round(x, mode=mode, policy=policy, random=random)
+
+    def _times_scales(
+        self, x, scaling: Scaling, layout: Layout, mode: Rounding, policy: str, random, short: bool
+    ) -> Array:
+        carrier = carrier_of(self)
+        elements = self.elements(x, scaling, layout, mode, policy, random, short=short)
         product = multiplied(elements, self._each(scaling.scales, x, layout), carrier)
         nan = carrier.word.type(carrier.nan)
         bits = lax.bitcast_convert_type(product, carrier.word)
         is_nan = absolute(product, carrier) > carrier.word.type(carrier.infinity)
         return floats(jnp.where(is_nan, nan, bits), carrier)
 
+    def _marked(self, x: Array, scaling: Scaling, layout: Layout) -> Array:
+        """A split array, all NaN in blocks that have no scale."""
+        if scaling.bad is None:
+            return x
+        carrier = carrier_of(self)
+        nan = jnp.where(scaling.bad, carrier.word.type(carrier.nan), carrier.word.type(0))
+        return floats(lax.bitcast_convert_type(x, carrier.word) | layout.spread(nan), carrier)
+
     def elements(
-        self, x: Array, scaling: Scaling, layout: Layout, mode: Rounding, policy: str, random=None
+        self,
+        x: Array,
+        scaling: Scaling,
+        layout: Layout,
+        mode: Rounding,
+        policy: str,
+        random=None,
+        *,
+        short: bool = False,
     ) -> Array:
         """A split array over its scales, on the grid of elements."""
         if self.moves:
             carrier, exponent = carrier_of(self), self._each(scaling.exponents, x, layout)
             result = self.rounded(x, scaling, layout, mode, policy, random)
             return moved(result, -exponent, carrier)
-        scaled = self._scaled(x, scaling, layout)
+        x = x if short else self._marked(x, scaling, layout)
+        scaled = self._scaled(x, scaling, layout, short)
         rounded = self.element.round(scaled, mode=mode, policy=policy, random=random)
         if scaling.zero is None:
             return rounded
@@ -161,7 +225,7 @@ class BlockGrid(Grid):
         below_top = jnp.where(rounded > highest, highest, rounded)
         return jnp.where(rounded < -zero, -zero, below_top)
 
-    def _scaled(self, x: Array, scaling: Scaling, layout: Layout) -> Array:
+    def _scaled(self, x: Array, scaling: Scaling, layout: Layout, short: bool = False) -> Array:
         """The numbers of a split array over the scales of their blocks, not rounded yet."""
         carrier = carrier_of(self)
         if scaling.encode is not None:
@@ -171,7 +235,8 @@ class BlockGrid(Grid):
         # over the largest number, by which a scale of zero divides, nothing is left that counts
         huge = carrier.word.type(carrier.infinity - 1)
         divisors = tuple(floats(jnp.where(b == 0, huge, b), carrier) for b in bits)
-        return divided(x, self._each(divisors, x, layout), carrier)
+        divide = quotient if short else divided
+        return divide(x, self._each(divisors, x, layout), carrier)
 
     def _each(self, scales: tuple[Array, ...], x: Array, layout: Layout) -> Array:
         """For each number of a split array that of the scales which is for its sign."""

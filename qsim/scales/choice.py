@@ -44,6 +44,7 @@ class Scaling(NamedTuple):
         zero: the element that stands for zero, or None.
         bad: whether what has a scale is all NaN.
         bad_blocks: the same of the blocks, where groups within them have scales.
+        idle: for each array of scales, which of them only zeros have.
     """
 
     stored: tuple[Float[Array, "..."], ...]
@@ -53,15 +54,16 @@ class Scaling(NamedTuple):
     zero: Float[Array, "..."] | None = None
     bad: Any = None
     bad_blocks: Any = None
+    idle: tuple[Any, ...] = ()
 
 
 def choose(grid, x: Float[Array, "..."], layout: Layout) -> Scaling:
     """The scales of an array that is split already, by the recipe of a ``BlockGrid``."""
     carrier, recipe = carrier_of(grid), grid.recipe
     x = lax.stop_gradient(x)
-    sides, bad = _extents(x, grid, layout, carrier)
+    sides, bad, idle = _extents(x, grid, layout, carrier)
     if recipe.micro:
-        return _in_groups(grid, sides[0], bad, layout, carrier)
+        return _in_groups(grid, sides[0], bad, layout, carrier)._replace(idle=idle)
     if recipe.is_power:
         found = _powers(grid, sides, carrier)
     elif recipe.order == "te":
@@ -72,14 +74,15 @@ def choose(grid, x: Float[Array, "..."], layout: Layout) -> Scaling:
         found = _best(grid, sides[0], x, layout, carrier)
     else:
         found = _by_largest(grid, sides, carrier)
-    return found._replace(bad=bad, bad_blocks=bad)
+    return found._replace(bad=bad, bad_blocks=bad, idle=idle)
 
 
 # --- what of a block counts -----------------------------------------------------------------
 
 
-def _extents(x: Array, grid, layout: Layout, carrier: Carrier) -> tuple[list[Array], Array]:
-    """The patterns of the magnitudes that decide, for each side, and which blocks are all NaN."""
+def _extents(x: Array, grid, layout: Layout, carrier: Carrier) -> tuple[list, Array, tuple]:
+    """The magnitudes that decide, for each side, as patterns; which blocks are all NaN; and, for
+    each side, which have but zeros there."""
     word, infinity = carrier.word.type, carrier.word.type(carrier.infinity)
     x = x.reshape(layout.filled)
     magnitude = absolute(x, carrier)
@@ -94,9 +97,12 @@ def _extents(x: Array, grid, layout: Layout, carrier: Carrier) -> tuple[list[Arr
     bad = tops[0] >= infinity
     for top in tops[1:]:
         bad = bad | (top >= infinity)
+    idle = tuple(top == 0 for top in tops)
+    if grid.recipe.zero_point:
+        idle = (idle[0] & idle[1],)
     if grid.recipe.rule_name == "percentile":
         tops = [_percentile(side, grid.recipe.parameters[0], layout) for side in sides]
-    return [jnp.where(bad, word(0), top) for top in tops], bad
+    return [jnp.where(bad, word(0), top) for top in tops], bad, idle
 
 
 def _percentile(magnitude: Array, percent: Fraction, layout: Layout) -> UInt[Array, "..."]:
