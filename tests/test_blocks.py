@@ -17,6 +17,7 @@ from qsim.numbers.grid import lower, stack
 from qsim.numbers.modes import Rounding
 from qsim.numbers.random_bits import random_words
 from qsim.numbers.records import exponent_of
+from qsim.scales.choice import choose
 from qsim.scales.exact_blocks import quantize_exact
 from qsim.scales.parts import Codes, scale_formats
 from tests.test_formats import number
@@ -44,6 +45,7 @@ MODES = ["ties_to_away", "toward_zero", "up", "down", "to_odd"]
 
 
 T2 = pytest.mark.t2
+NEAREST, POLICY = "ties_to_even", "saturate"
 
 
 def slower(specs, mark=pytest.mark.t1) -> list:
@@ -448,11 +450,48 @@ def test_formats_of_one_structure_share_a_compilation():
     assert rounded._cache_size() == 1
 
 
+WAYS = ["mxfp8_e4m3", "mxint8", "e2m1f[32,e8m0,floor,two_sided]", "nvfp4", "int4[32,e8m7]"]
+
+
+@pytest.mark.parametrize("overflow", [POLICY, pytest.param("ieee", marks=T2)])
+@pytest.mark.parametrize("mode", [NEAREST, *slower(["up", "stochastic:7"])])
+@pytest.mark.parametrize("spec", WAYS)
+def test_the_short_way_and_the_long_way_give_the_same_bytes(spec, mode, overflow):
+    """A block that is all NaN makes the rest of the array take the long way."""
+    rng, grid = np.random.default_rng(8), lower(parse(spec))
+    least, most = (int(n) for n in grid.element.normal_powers()) if grid.moves else (-60, 60)
+    top = exponent_of(parse(spec).element.largest)
+    tops = [*range(least + top, least + top + 4), *range(-6, 7), *range(most + top - 3, most + top)]
+    words = rng.integers(0, 2**32, (len(tops), 4, 32), dtype=np.uint32)
+    words[:, 0] &= 0x807FFFFF  # of all binades up to the block's, and subnormal ones
+    highest = (np.array(tops)[:, None, None] + 127 << 23).astype(np.uint32)
+    words = np.where(words & 0x7FFFFFFF < highest, words, words & 0x807FFFFF | highest)
+    words[..., 5:7] = words[..., 5:7] & 0x007FFFFF | highest ^ np.array([0, 1 << 31])
+    x = np.concatenate([words.reshape(-1, 32), [[0] * 32, [1 << 31] * 32]]).astype(np.uint32)
+    x = np.concatenate([x, np.full((1, 32), 0x7FC00000, np.uint32)]).view(np.float32)
+
+    drawn = rng.integers(0, 2**32, x.shape, dtype=np.uint32)
+
+    @jax.jit
+    def rounded(x, grid):
+        layout, rounding = grid.layout(x.shape), Rounding.parse(mode)
+        is_short = grid._may_be_short(choose(grid, layout.split(x), layout))
+        random = jnp.asarray(drawn[: len(x)]) if rounding.is_stochastic else None
+        return is_short, grid.round(x, mode=rounding, policy=overflow, random=random)
+
+    (is_short, short), (is_long_short, long) = (rounded(part, grid) for part in (x[:-1], x))
+    assert is_short and not is_long_short
+    assert np.isnan(long[-1]).all() and same(short, np.asarray(long[:-1]))
+
+
 def test_a_sum_does_not_absorb_the_product():
     x = sample((4, 64))
     for name in ("nvfp4", "int4_g32"):
-        total = jax.jit(lambda x, name=name: quantize(x, name) + jnp.float32(0.3))(x)
-        assert same(total, np.asarray(quantize(x, name)) + np.float32(0.3))
+        total = lambda x, name=name: quantize(x, name) + jnp.float32(0.3)  # noqa: E731
+        expected = np.asarray(quantize(x, name)) + np.float32(0.3)
+        assert same(jax.jit(total)(x), expected)
+        apart = np.stack([np.asarray(quantize(row, name)) + np.float32(0.3) for row in x])
+        assert same(jax.jit(jax.vmap(total))(x), apart)
 
 
 @pytest.mark.t1

@@ -37,7 +37,7 @@ from qsim.scales.arithmetic import (
     split_magnitude,
 )
 from qsim.scales.blocks import Block
-from qsim.scales.choice import Scaling, choose, uncentred
+from qsim.scales.choice import NEAREST, Scaling, choose, uncentred
 from qsim.scales.layout import Layout
 from qsim.scales.recipes import Recipe
 
@@ -131,40 +131,28 @@ class BlockGrid(Grid):
     ) -> Array:
         """A split array on the grid of elements times scales.
 
-        Where no block comes near the carrier's subnormals, and none is all NaN, a short way leaves
-        out what they need; its bytes are the same. The branch also keeps the compiler from looping
-        over the joined array, where every number would look its block up.
+        Where no block is all NaN, nor one on a moved grid near the carrier's subnormals, a short
+        way leaves out what these need; its bytes are the same. The branch also keeps the compiler
+        from looping over the joined array, where every number would look its block up.
         """
         by = self._on_moved_grid if self.moves else self._times_scales
-        short = self._may_be_short(scaling, mode)
-        if short is None:
+        if scaling.bad is None:
             return by(x, scaling, layout, mode, policy, random, False)
         return lax.cond(
-            short,
+            self._may_be_short(scaling),
             lambda: by(x, scaling, layout, mode, policy, random, True),
             lambda: by(x, scaling, layout, mode, policy, random, False),
         )
 
-    def _may_be_short(self, scaling: Scaling, mode: Rounding) -> Bool[Array, ""] | None:
-        """Whether the short way gives the same bytes; None if it never does.
-
-        It does where all points of a moved grid are normal. Where scales divide, it does if they
-        and the elements stay above ``2**-(bias / 2)``, so that what is flushed to zero is far less
-        than half of any element, and the mode takes that to zero.
-        """
-        carrier = carrier_of(self)
-        if not scaling.idle:
-            return None
-        if self.moves:
-            least, most = self.element.normal_powers()
-            fine = [(e >= least) & (e <= most) for e in scaling.exponents]
-        elif scaling.encode is None and mode.drops_least:
-            half = carrier.bias // 2
-            coarse = jnp.asarray(self.quantum) >= 2 - half
-            fine = [(scale >= 2.0**-half) & coarse for scale in scaling.scales]
-        else:
-            return None
-        fine = [on | off for on, off in zip(fine, scaling.idle, strict=True)]
+    def _may_be_short(self, scaling: Scaling) -> Bool[Array, ""]:
+        """Whether the short way gives the same bytes."""
+        if not self.moves:
+            return ~jnp.any(scaling.bad)
+        least, most = self.element.normal_powers()
+        fine = [
+            off | ((exponent >= least) & (exponent <= most))
+            for exponent, off in zip(scaling.exponents, scaling.idle, strict=True)
+        ]
         return jnp.all(reduce(jnp.logical_and, fine, ~scaling.bad))
 
     def _on_moved_grid(
@@ -183,9 +171,12 @@ class BlockGrid(Grid):
     def _times_scales(
         self, x, scaling: Scaling, layout: Layout, mode: Rounding, policy: str, random, short: bool
     ) -> Array:
-        carrier = carrier_of(self)
-        elements = self.elements(x, scaling, layout, mode, policy, random, short=short)
-        product = multiplied(elements, self._each(scaling.scales, x, layout), carrier)
+        carrier, scale = carrier_of(self), self._each(scaling.scales, x, layout)
+        x = x if short else self._marked(x, scaling, layout)
+        elements = self.elements(x, scaling, layout, mode, policy, random)
+        if short and policy == "saturate" and self.recipe.nonfinite == "nan":
+            return elements * scale  # none is NaN, and no sum follows within the branch
+        product = multiplied(elements, scale, carrier)
         nan = carrier.word.type(carrier.nan)
         bits = lax.bitcast_convert_type(product, carrier.word)
         is_nan = absolute(product, carrier) > carrier.word.type(carrier.infinity)
@@ -200,23 +191,14 @@ class BlockGrid(Grid):
         return floats(lax.bitcast_convert_type(x, carrier.word) | layout.spread(nan), carrier)
 
     def elements(
-        self,
-        x: Array,
-        scaling: Scaling,
-        layout: Layout,
-        mode: Rounding,
-        policy: str,
-        random=None,
-        *,
-        short: bool = False,
+        self, x: Array, scaling: Scaling, layout: Layout, mode: Rounding, policy: str, random=None
     ) -> Array:
         """A split array over its scales, on the grid of elements."""
         if self.moves:
             carrier, exponent = carrier_of(self), self._each(scaling.exponents, x, layout)
             result = self.rounded(x, scaling, layout, mode, policy, random)
             return moved(result, -exponent, carrier)
-        x = x if short else self._marked(x, scaling, layout)
-        scaled = self._scaled(x, scaling, layout, short)
+        scaled = self._scaled(x, scaling, layout, mode)
         rounded = self.element.round(scaled, mode=mode, policy=policy, random=random)
         if scaling.zero is None:
             return rounded
@@ -225,8 +207,12 @@ class BlockGrid(Grid):
         below_top = jnp.where(rounded > highest, highest, rounded)
         return jnp.where(rounded < -zero, -zero, below_top)
 
-    def _scaled(self, x: Array, scaling: Scaling, layout: Layout, short: bool = False) -> Array:
-        """The numbers of a split array over the scales of their blocks, not rounded yet."""
+    def _scaled(self, x: Array, scaling: Scaling, layout: Layout, mode: Rounding) -> Array:
+        """The numbers of a split array over the scales of their blocks, not rounded yet.
+
+        Tiny quotients may be flushed to zero for modes that take them there anyway: the least scale
+        has seen to it that numbers and quotients are tiny below a quarter of any element alone.
+        """
         carrier = carrier_of(self)
         if scaling.encode is not None:
             product = multiplied(x, layout.spread(scaling.encode), carrier)
@@ -235,7 +221,7 @@ class BlockGrid(Grid):
         # over the largest number, by which a scale of zero divides, nothing is left that counts
         huge = carrier.word.type(carrier.infinity - 1)
         divisors = tuple(floats(jnp.where(b == 0, huge, b), carrier) for b in bits)
-        divide = quotient if short else divided
+        divide = quotient if mode.drops_least else divided
         return divide(x, self._each(divisors, x, layout), carrier)
 
     def _each(self, scales: tuple[Array, ...], x: Array, layout: Layout) -> Array:
@@ -263,7 +249,7 @@ class BlockGrid(Grid):
             grid = self.element.times_power(self._each(scaling.exponents, split, layout))
             inside = grid.inside(split)
         else:
-            inside = self.element.inside(self._scaled(split, scaling, layout))
+            inside = self.element.inside(self._scaled(split, scaling, layout, NEAREST))
         return layout.join(inside & ~layout.spread(scaling.bad))
 
     # --- what is stored --------------------------------------------------------------------

@@ -28,7 +28,7 @@ from qsim.scales.arithmetic import (
 from qsim.scales.exact_blocks import FRACTION_BITS, carried
 from qsim.scales.layout import Layout
 
-__all__ = ["Scaling", "as_scales", "choose", "uncentred"]
+__all__ = ["NEAREST", "Scaling", "as_scales", "choose", "uncentred"]
 
 NEAREST = Rounding.parse("ties_to_even")
 

@@ -3,9 +3,12 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jax import lax
+from jaxtyping import Array, UInt
 
 __all__ = ["Layout"]
+
+RUNS = (128, 64, 32, 16)  # numbers whose maximum is taken at once
 
 
 class Layout(NamedTuple):
@@ -48,19 +51,24 @@ class Layout(NamedTuple):
         flat = [within for part in self._parts for _, within in part]
         return tuple(place for place, within in enumerate(flat) if within)
 
-    def largest(self, x: Array) -> Array:
-        """The largest number of every block of an array of the shape ``filled``.
+    def largest(self, x: UInt[Array, "..."]) -> UInt[Array, "..."]:
+        """The largest of every block of an array of magnitudes, which has the shape ``filled``.
 
-        Where a block runs along the last axis, that is split twice, the second time in fours: of
-        the maximum over two axes the compiler makes vector instructions, of that over one it does
-        not.
+        Along the last axis runs of numbers come first, each as two axes: of the maximum over two
+        short axes the compiler makes vector instructions, of that over one, or a long one, not. The
+        maxima of runs are taken as signed numbers, lest it make one maximum of both.
         """
-        parts = [length for part in self._parts for length in part]
-        if parts and parts[-1][1] and parts[-1][0] % 4 == 0:
-            parts[-1:] = [(parts[-1][0] // 4, True), (4, True)]
+        parts = [part for parts in self._parts for part in parts]
+        run = next((n for n in RUNS if parts and parts[-1][1] and parts[-1][0] % n == 0), None)
+        if run:
+            within = 2 if run == 16 else 4
+            lengths = [n for n, _ in parts[:-1]]
+            runs = x.reshape(*lengths, parts[-1][0] // run, run // within, within)
+            x, parts[-1] = jnp.max(runs, axis=(-2, -1)), (parts[-1][0] // run, True)
         inner = tuple(place for place, (_, within) in enumerate(parts) if within)
-        x = x.reshape([length for length, _ in parts])
-        return jnp.max(x, axis=inner).reshape(self.counts)
+        signed = lax.bitcast_convert_type(x, f"int{8 * x.dtype.itemsize}")
+        tops = jnp.max(signed.reshape([length for length, _ in parts]), axis=inner)
+        return lax.bitcast_convert_type(tops, x.dtype).reshape(self.counts)
 
     def split(self, x: Array) -> Array:
         """``x`` with the last blocks filled up with zeros, every axis split in two."""

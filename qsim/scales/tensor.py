@@ -33,6 +33,7 @@ from qsim.scales.arithmetic import (
     quotient,
     split_magnitude,
 )
+from qsim.scales.layout import Layout
 
 __all__ = ["SCALES", "check_scale", "choose_scale", "quantize_scaled"]
 
@@ -94,7 +95,8 @@ def choose_scale(x: Float[Array, "..."], grid: Grid, *, scale: str) -> Float[Arr
         scale: ``"absmax"`` or ``"power_of_two"``.
     """
     carrier = carrier_of(grid)
-    largest = jnp.max(absolute(lax.stop_gradient(x), carrier))
+    magnitudes = absolute(lax.stop_gradient(x), carrier)
+    largest = Layout(x.shape, x.shape).largest(magnitudes).reshape(())
     exponent_x, fraction_x = split_magnitude(largest, carrier)
     exponent_f, fraction_f = split_magnitude(jnp.asarray(grid.largest), carrier)
     least = least_gap(carrier)
