@@ -113,7 +113,7 @@ def test_wide_integers_round_exactly_about_powers_of_two(name):
     assert_rounds_exactly(fmt, oracle.points(), oracle)
 
 
-@pytest.mark.t1
+@pytest.mark.t2
 @pytest.mark.parametrize("name", ["binary16", "bfloat16"])
 def test_sixteen_bit_formats_round_exactly_in_every_gap(name):
     fmt = parse(name)
