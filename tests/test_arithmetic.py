@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import softfloatpy as softfloat
 
 import qsim
 from qsim import arithmetic, parse
@@ -345,7 +346,6 @@ SOFTFLOAT_NAMES = {
 @pytest.mark.t1
 @pytest.mark.parametrize("name", ARITY)
 def test_softfloat_agrees_on_binary16(name):
-    softfloat = pytest.importorskip("softfloatpy")
     rng, count = np.random.default_rng(5), 4000
     x = [rng.integers(0, 2**16, count, dtype=np.uint16) for _ in range(ARITY[name])]
     function = getattr(softfloat, f"f16_{SOFTFLOAT_NAMES[name]}")
@@ -365,7 +365,6 @@ def test_softfloat_agrees_on_binary16(name):
 @pytest.mark.t1
 @pytest.mark.parametrize("name", ARITY)
 def test_softfloat_agrees_on_binary32(name):
-    softfloat = pytest.importorskip("softfloatpy")
     x = operands_near(name, 3000, seed=6)
     function = getattr(softfloat, f"f32_{SOFTFLOAT_NAMES[name]}")
     read = softfloat.Float32.from_bytes
