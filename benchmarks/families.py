@@ -11,7 +11,6 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import warnings
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
@@ -50,20 +49,11 @@ COLUMNS = {
 
 def main() -> None:
     """Measures, prints and stores."""
-    parser = record.arguments(__doc__.partition("\n")[0])
+    parser = record.arguments(__doc__)
     parser.add_argument("--size", type=int, default=2**24, help="float32 values to round")
     options = parser.parse_args()
-    record.tune_allocator(options)
-    result = {
-        "benchmark": "families",
-        "claim": __doc__.partition("\n")[0],
-        "date": record.today(),
-        "machine": record.machine(),
-        "settings": {"size": options.size, "repeats": options.repeats},
-        **measured(options.size, options.repeats),
-    }
-    record.show(result)
-    print(record.store(result, options.out).name)
+    turn = lambda: measured(options.size, options.repeats)  # noqa: E731
+    record.run("families", __doc__, options, turn, size=options.size)
 
 
 def measured(size: int, repeats: int) -> dict:
@@ -188,6 +178,4 @@ PEERS: dict[str, Callable[[np.ndarray], Iterator[tuple]]] = {
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore")  # those of the peers
-    with np.errstate(all="ignore"):
-        main()
+    main()

@@ -14,8 +14,12 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -37,15 +41,43 @@ WIDE = "--xla_cpu_prefer_vector_width=512"
 PACKAGES = ("jax", "jaxlib", "numpy", "ml_dtypes", "flax", "gfloat", "pychop", "qtorch", "torch")
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
-    """A parser with the options that all benchmarks have."""
-    parser = argparse.ArgumentParser(description=description)
+def arguments(doc: str) -> argparse.ArgumentParser:
+    """A parser with the options that all benchmarks have; its description is the claim."""
+    parser = argparse.ArgumentParser(description=claim(doc))
     parser.add_argument("--repeats", type=int, default=11, help="rounds of interleaved runs")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the data file")
     parser.add_argument(
         "--plain-allocator", action="store_true", help="leave the allocator's settings alone"
     )
     return parser
+
+
+def claim(doc: str) -> str:
+    """The first line of a benchmark's docstring."""
+    return doc.partition("\n")[0]
+
+
+def run(
+    benchmark: str,
+    doc: str,
+    options: argparse.Namespace,
+    measured: Callable[[], dict[str, Any]],
+    **settings: Any,
+) -> None:
+    """Measures, prints and stores a record; warnings would be those of the peers."""
+    tune_allocator(options)
+    result = {
+        "benchmark": benchmark,
+        "claim": claim(doc),
+        "date": today(),
+        "machine": machine(),
+        "settings": settings | {"repeats": options.repeats},
+    }
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        result |= measured()
+    show(result)
+    print(store(result, options.out).name)
 
 
 def tune_allocator(options: argparse.Namespace) -> None:

@@ -11,7 +11,6 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -39,22 +38,16 @@ COLUMNS = {
 
 def main() -> None:
     """Measures, prints and stores."""
-    parser = record.arguments(__doc__.partition("\n")[0])
+    parser = record.arguments(__doc__)
     parser.add_argument("--size", type=int, default=2**24, help="float32 values to round")
     parser.add_argument("--variants", type=int, default=64, help="test inputs, in units of 2**16")
     options = parser.parse_args()
-    record.tune_allocator(options)
-    result = {
-        "benchmark": "rounding",
-        "claim": __doc__.partition("\n")[0],
-        "date": record.today(),
-        "machine": record.machine(),
-        "settings": {"size": options.size, "repeats": options.repeats},
-        **measured(options.size, options.repeats, reference.inputs(options.variants)),
-    }
-    result["settings"]["test_inputs"] = options.variants * 2**16
-    record.show(result)
-    print(record.store(result, options.out).name)
+
+    def turn() -> dict:
+        return measured(options.size, options.repeats, reference.inputs(options.variants))
+
+    facts = {"size": options.size, "test_inputs": options.variants * 2**16}
+    record.run("rounding", __doc__, options, turn, **facts)
 
 
 def measured(size: int, repeats: int, tests: np.ndarray) -> dict:
@@ -108,6 +101,4 @@ def _accuracy(result: np.ndarray, tests: np.ndarray, spec: str, overflow: str) -
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore")  # those of the peers
-    with np.errstate(all="ignore"):
-        main()
+    main()

@@ -13,16 +13,14 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import warnings
-
-import numpy as np
+import argparse
 
 from benchmarks import model_sweep, record, tensor_sweep
 
 
 def main() -> None:
     """Measures, prints and stores."""
-    parser = record.arguments(__doc__.partition("\n")[0])
+    parser = record.arguments(__doc__)
     parser.add_argument("--formats", type=int, nargs="+", default=[16, 64], help="up to 64")
     parser.add_argument("--size", type=int, default=2**20, help="values of the tensor")
     parser.add_argument("--layers", type=int, default=4, help="of the model")
@@ -32,9 +30,8 @@ def main() -> None:
     parser.add_argument("--scale", default="none", help="scale rule of the model's operands")
     parser.add_argument("--only", choices=("tensor", "model"), help="one of the two sweeps")
     options = parser.parse_args()
-    record.tune_allocator(options)
     batch, length = options.tokens
-    sizes = {
+    model = {
         "layers": options.layers,
         "heads": options.heads,
         "batch": batch,
@@ -42,33 +39,25 @@ def main() -> None:
         "scale": options.scale,
         "batches": options.batches,
     }
-    result = {
-        "benchmark": "sweep",
-        "claim": __doc__.partition("\n")[0],
-        "date": record.today(),
-        "machine": record.machine(),
-        "settings": {"formats": options.formats, "size": options.size, "model": sizes}
-        | {"repeats": options.repeats},
-        "sections": [],
-        "targets": [],
-        "absent": [],
-    }
+    settings = {"formats": options.formats, "size": options.size, "model": model}
+    record.run("sweep", __doc__, options, lambda: measured(options, model), **settings)
+
+
+def measured(options: argparse.Namespace, model: dict) -> dict:
+    """The sections, targets and absent peers of the record."""
+    sections, targets, absent = [], [], []
     if options.only != "model":
         count = max(options.formats)
         part, goals, absent = tensor_sweep.measured(count, options.size, options.repeats)
-        result["sections"].append(part)
-        result["targets"] += goals
-        result["absent"] += absent
+        sections.append(part)
+        targets += goals
     if options.only != "tensor":
         repeats = max(1, options.repeats // 2)
-        parts, goals = model_sweep.measured(sizes, options.formats, repeats)
-        result["sections"] += parts
-        result["targets"] += goals
-    record.show(result)
-    print(record.store(result, options.out).name)
+        parts, goals = model_sweep.measured(model, options.formats, repeats)
+        sections += parts
+        targets += goals
+    return {"sections": sections, "targets": targets, "absent": absent}
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore")  # those of the peers
-    with np.errstate(all="ignore"):
-        main()
+    main()
