@@ -40,13 +40,15 @@ SPECS = [
 ]
 
 
-def _sized(names, slow_above: int = 8):
-    """The names of up to 16 bits; above ``slow_above`` as tests of the slower tier."""
-    return [
-        pytest.param(name, marks=pytest.mark.t1 if parse(name).bits > slow_above else ())
-        for name in names
-        if parse(name).bits <= 16
-    ]
+T1, T2 = pytest.mark.t1, pytest.mark.t2
+
+
+def _sized(names):
+    """The names of up to 16 bits; above 8 as tests of a slower tier, above 12 of the slowest."""
+    few = {name: parse(name).bits for name in names if parse(name).bits <= 16}
+    tiers = {name: [] if n <= 8 else T1 if n <= 12 else T2 for name, n in few.items()}
+    tiers |= dict.fromkeys({"binary16", "bfloat16", "posit16", "int16"} & few.keys(), T1)
+    return [pytest.param(name, marks=mark) for name, mark in tiers.items()]
 
 
 def number(text: str) -> exact.Value:

@@ -4,6 +4,8 @@ The inputs hold zeros, float32 subnormals, infinities and NaN beside ordinary nu
 dtype promotion and no rank promotion: see the last section.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,7 @@ SPECS = [f"{sign}e{e}m{m}" for sign in ("", "u") for e in (2, 3, 4, 5) for m in 
 FORMATS = [parse(name) for name in (NAMES + SPECS)[:64]]
 STACK = stack([lower(fmt) for fmt in FORMATS])
 
-# the rest of the modes and policies are tests of the slower tier
+# each of the other modes is a test of a slower tier with one policy, and of the slowest with others
 QUICK = [("ties_to_even", "saturate"), ("to_odd", "ieee"), ("stochastic", "p3109")]
 
 
@@ -67,10 +69,15 @@ def same_bytes(*results) -> bool:
     return len({np.asarray(result).tobytes() for result in results}) == 1
 
 
+ONCE = [(mode, list(POLICIES)[place % len(POLICIES)]) for place, mode in enumerate(ROUNDINGS)]
+
+
+def _tier(choice: tuple[str, str]):
+    return () if choice in QUICK else pytest.mark.t1 if choice in ONCE else pytest.mark.t2
+
+
 CHOICES = [
-    pytest.param(mode, policy, marks=() if (mode, policy) in QUICK else pytest.mark.t1)
-    for mode in ROUNDINGS
-    for policy in POLICIES
+    pytest.param(*choice, marks=_tier(choice)) for choice in itertools.product(ROUNDINGS, POLICIES)
 ]
 
 
@@ -279,7 +286,7 @@ def test_gradients_keep_the_dtype(dtype):
 # --- strict promotion -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", _first(ROUNDINGS, "ties_to_even"))
+@pytest.mark.parametrize("mode", _first(["ties_to_even", "to_odd", "stochastic_equal"], "to_odd"))
 def test_strict_dtype_promotion_and_no_rank_promotion(mode):
     key = jax.random.key(0) if mode.startswith("stochastic") else None
     plain = qsim.quantize(X, "ocp_e4m3", rounding=mode, key=key)

@@ -1,7 +1,8 @@
 """The catalogue: named formats, read from the TOML files of ``formats/``."""
 
+import inspect
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -10,6 +11,7 @@ from types import MappingProxyType
 
 from qsim.numbers.families import FAMILIES
 from qsim.numbers.formats import Format
+from qsim.numbers.modes import suggest
 from qsim.numbers.records import shown
 
 __all__ = ["Entry", "catalogue", "find", "folder", "read"]
@@ -111,8 +113,21 @@ def _entry(name: str, table: dict) -> Entry:
         described["landmarks"] = table.pop("landmarks", {})
         if not isinstance(described["landmarks"], dict):
             raise TypeError("landmarks must be a table: begin it with [NAME.landmarks]")
-        return Entry(name=name, format=FAMILIES[family].record(**table), **described)
+        record = FAMILIES[family].record
+        _require_known(table, record, family)
+        return Entry(name=name, format=record(**table), **described)
     except KeyError as missing:
         raise ValueError(f"catalogue entry {name!r}: {missing} is missing") from None
     except (TypeError, ValueError) as error:
         raise ValueError(f"catalogue entry {name!r}: {error}") from None
+
+
+def _require_known(table: dict, record: Callable, family: str) -> None:
+    """Every key of an entry is a field of its family."""
+    parameters = inspect.signature(record).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    for key in table:
+        if key not in parameters:
+            hint = suggest(key[:40], list(parameters))
+            raise TypeError(f"no key {shown(key)} in the family {family}; {hint}")

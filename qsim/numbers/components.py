@@ -32,10 +32,11 @@ from jax import lax
 from jaxtyping import Array, Bool, UInt
 from jaxtyping import Float as FloatArray
 
-from qsim.numbers.binades import BinadeGrid, edges, gap_shift, round_to_gaps
+from qsim.numbers.binades import BinadeGrid, edges
 from qsim.numbers.exact import Gap, Value, code_of, gap_at, value_of
 from qsim.numbers.families import register
 from qsim.numbers.formats import Float, Format, power
+from qsim.numbers.gaps import gap_shift, round_to_gaps
 from qsim.numbers.grid import Carrier, Grid, lowered
 from qsim.numbers.modes import Rounding
 from qsim.numbers.records import MAX_CODE_BITS, last_place, require, require_integers, shown

@@ -146,12 +146,17 @@ def _require_carrier(x: Array, grid: Grid) -> None:
 
 def _require_held(fmt: Format, dtype: np.dtype) -> None:
     """Every value of the format must be a value of a 16-bit float."""
-    holder = parse({"float16": "binary16"}.get(dtype.name, dtype.name))
-    edge = max(fmt.largest, -fmt.lowest)
-    if fmt.precision > holder.precision or fmt.quantum < holder.quantum or edge > holder.largest:
+    if not _holds({"float16": "binary16"}.get(dtype.name, dtype.name), fmt):
+        wider = "float32" if _holds("binary32", fmt) else "float64"
         raise ValueError(
-            f"{fmt} has values that {dtype.name} cannot hold: cast the array to float32 first"
+            f"{fmt} has values that {dtype.name} cannot hold: cast the array to {wider} first"
         )
+
+
+def _holds(name: str, fmt: Format) -> bool:
+    holder, edge = parse(name), max(fmt.largest, -fmt.lowest)
+    fine = fmt.precision <= holder.precision and fmt.quantum >= holder.quantum
+    return fine and edge <= holder.largest
 
 
 def widen(x: Array) -> Array:

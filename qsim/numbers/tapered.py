@@ -28,8 +28,8 @@ from jax import lax
 from jaxtyping import Array, Bool, UInt
 from jaxtyping import Float as FloatArray
 
-from qsim.numbers.binades import offset, points_inward
 from qsim.numbers.formats import Format
+from qsim.numbers.gaps import offset, points_inward
 from qsim.numbers.grid import Carrier, Grid, carrier_of, lowered, pattern, require_carried, word
 from qsim.numbers.hifloat import HiFloat8
 from qsim.numbers.interpolation import moves
