@@ -43,10 +43,10 @@ SPECS = [
 T1, T2 = pytest.mark.t1, pytest.mark.t2
 
 
-def _sized(names):
-    """The names of up to 16 bits; above 8 as tests of a slower tier, above 12 of the slowest."""
+def _sized(names, quick: int = 8):
+    """The names of up to 16 bits; above ``quick`` of a slower tier, above 12 of the slowest."""
     few = {name: parse(name).bits for name in names if parse(name).bits <= 16}
-    tiers = {name: [] if n <= 8 else T1 if n <= 12 else T2 for name, n in few.items()}
+    tiers = {name: [] if n <= quick else T1 if n <= 12 else T2 for name, n in few.items()}
     tiers |= dict.fromkeys({"binary16", "bfloat16", "posit16", "int16"} & few.keys(), T1)
     return [pytest.param(name, marks=mark) for name, mark in tiers.items()]
 
@@ -190,7 +190,7 @@ def carrier_for(fmt) -> str:
     return "float32"
 
 
-@pytest.mark.parametrize("name", _sized([*ENTRIES, *SPECS], slow_above=6))
+@pytest.mark.parametrize("name", _sized([*ENTRIES, *SPECS], quick=6))
 def test_exact_encode_is_the_inverse_of_exact_decode(name):
     fmt = parse(name)
     with unchecked():

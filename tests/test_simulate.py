@@ -361,11 +361,14 @@ def test_mistakes_are_named(make, message):
         make()
 
 
-@pytest.mark.parametrize(
-    "program",
-    [CUSTOM[0], *(pytest.param(p, marks=pytest.mark.t1) for p in (CUSTOM[1], branched))]
-    + [pytest.param(rematerialised, marks=pytest.mark.t2)],
-)
+NOISY = [
+    CUSTOM[0],
+    *(pytest.param(program, marks=pytest.mark.t1) for program in (CUSTOM[1], branched)),
+    pytest.param(rematerialised, marks=pytest.mark.t2),
+]
+
+
+@pytest.mark.parametrize("program", NOISY)
 def test_noise_does_not_depend_on_differentiation(program, data):
     policy = qsim.policy(weights="e2m1f", activations="e2m1f", rounding="stochastic")
 
