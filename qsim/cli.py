@@ -27,7 +27,8 @@ RoundingOption = Annotated[
     str, typer.Option(help="Rounding mode, such as ties_to_even, toward_zero or stochastic:8.")
 ]
 OverflowOption = Annotated[
-    str, typer.Option(help="What overflow becomes: saturate, saturate_propagate, ieee or p3109.")
+    str,
+    typer.Option(help="What overflow becomes: saturate, saturate_propagate, ieee, p3109 or wrap."),
 ]
 SubjectArgument = Annotated[str, typer.Argument(help="The model: package.module:attribute.")]
 FormatArgument = Annotated[str, typer.Argument(help="A spec such as e4m3 or a catalogue name.")]

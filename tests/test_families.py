@@ -1,7 +1,7 @@
 """All families of formats through the same doors: one ``quantize``, one ``sweep``.
 
-E12, E13 and E15 of the conformance bar: the same bytes under every transformation, one trace for
-every kind of grid, straight-through gradients.
+The same bytes under every transformation, one trace for every kind of grid, straight-through
+gradients.
 """
 
 import os

@@ -164,6 +164,14 @@ def test_values_per_binade_are_counted(spec):
     assert counts[binades(fmt)[0]] and counts[binades(fmt)[-1]]
 
 
+@pytest.mark.parametrize("spec", ["2xe2m1f", pytest.param("2xbfloat16", marks=pytest.mark.t1)])
+def test_sums_of_floats_obey_the_laws_that_are_theirs(spec):
+    said = {verdict.law: verdict.state for verdict in laws.check(parse(spec), share=8)}
+    assert "broken" not in said.values()
+    assert said["codes of one sign are in the order of their values"] == "does not apply"
+    assert spec == "2xe2m1f" or not count_per_binade(parse(spec))
+
+
 def test_values_per_binade_of_wide_formats():
     counts = count_per_binade(parse("binary32"))
     assert counts[0] == counts[127] == counts[-126] == 2**23

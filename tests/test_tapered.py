@@ -22,7 +22,7 @@ from qsim import lower, parse, stack
 from qsim.numbers import exact
 from qsim.numbers.grid import CARRIERS
 from qsim.numbers.modes import ROUNDINGS, Rounding
-from qsim.numbers.rounding import random_words
+from qsim.numbers.random_bits import random_words
 from qsim.numbers.tables import table_of
 from qsim.numbers.tapered import TaperedGrid
 from tests.compiled import round_patterns, rounded

@@ -38,7 +38,7 @@ class Distribution:
     Attributes:
         title: what people call it.
         moments: the integrals of f(u), u f(u) and u**2 f(u) from 0 to each of an array of
-            positive numbers, infinity included; the second of them is half of the variance there.
+            positive numbers, infinity included; the last at infinity is half of the variance.
     """
 
     title: str

@@ -143,7 +143,7 @@ def precision_at(fmt: Format, x: Fraction) -> float | None:
 def count_per_binade(fmt: Format) -> dict[int, int]:
     """How many positive values each binade has, by its exponent.
 
-    Of formats too wide to be listed the codes of positive values must ascend with the values.
+    Nothing of formats too wide to be listed, if their codes do not ascend with the values.
 
     >>> from qsim import parse
     >>> count_per_binade(parse("int4"))
@@ -152,6 +152,8 @@ def count_per_binade(fmt: Format) -> dict[int, int]:
     if fmt.bits <= LISTED_BITS:
         found = Counter(exponent_of(value) for value in finite_values(fmt) if value > 0)
         return {e: found[e] for e in binades(fmt)}
+    if not fmt.codes_in_order:
+        return {}
     ends = [_rank(fmt, power(e)) for e in binades(fmt)] + [_rank(fmt, fmt.largest) + 1]
     return {e: after - at for e, (at, after) in zip(binades(fmt), pairwise(ends), strict=True)}
 

@@ -20,6 +20,7 @@ from qsim.numbers.gaps import gap_shift, round_to_gaps
 from qsim.numbers.grid import Carrier, Grid, carrier_of, lowered, pattern, require_carried, word
 from qsim.numbers.modes import Rounding
 from qsim.numbers.records import exponent_of
+from qsim.numbers.significands import normalised
 from qsim.numbers.tables import table_of
 
 __all__ = ["BinadeGrid", "FirstGap", "edges", "times_power"]
@@ -191,7 +192,7 @@ def _(fmt: Float, carrier: Carrier) -> Grid:
 
 def _binade_grid(fmt: Float | Integer, mantissa_bits: int, carrier: Carrier) -> BinadeGrid:
     require_carried(fmt, carrier)
-    first = fmt.smallest if _skips_subnormals(fmt) else power(fmt.quantum)
+    first = fmt.smallest if _begins_at_smallest(fmt) else power(fmt.quantum)
     integers = {
         "quantum": fmt.quantum,
         "dropped": carrier.mantissa_bits - mantissa_bits,
@@ -216,7 +217,7 @@ def _binade_grid(fmt: Float | Integer, mantissa_bits: int, carrier: Carrier) -> 
     )
 
 
-def _skips_subnormals(fmt: Format) -> bool:
+def _begins_at_smallest(fmt: Format) -> bool:
     """Whether the grid point next to zero is above the smallest gap."""
     no_zero = not fmt.has_zero
     skipping = ("absent", "flush_before", "normalised")
@@ -319,14 +320,15 @@ def _gradual(first: Array, carrier: Carrier) -> FirstGap:
 
 
 def times_power(magnitude: Array, exponent: Array, carrier: Carrier) -> Array:
-    """The pattern of a normal magnitude times a power of two; zero and special values stay."""
-    stored = carrier.mantissa_bits
-    field = lax.convert_element_type(magnitude >> stored, jnp.int32)
-    fraction = magnitude & word((1 << stored) - 1, carrier)
-    raised = jnp.minimum(field + exponent, 2 * carrier.bias + 1)
-    normal = (lax.convert_element_type(raised, carrier.word) << stored) | fraction
+    """The pattern of a magnitude times a power of two; zero and special values stay.
+
+    The product is a value of the carrier, or beyond it, where it becomes infinity.
+    """
+    own, significand = normalised(magnitude, carrier)
+    field = own + (exponent + carrier.bias)
+    fraction = significand & word((1 << carrier.mantissa_bits) - 1, carrier)
+    normal = _binades(jnp.minimum(field, 2 * carrier.bias + 1), carrier) | fraction
     infinity = word(carrier.infinity, carrier)
-    below = lax.convert_element_type(jnp.maximum(1 - raised, 0), carrier.word)
-    subnormal = (fraction | word(1 << stored, carrier)) >> below
-    product = jnp.where(raised > 0, jnp.minimum(normal, infinity), subnormal)
+    below = lax.convert_element_type(jnp.maximum(1 - field, 0), carrier.word)
+    product = jnp.where(field > 0, jnp.minimum(normal, infinity), significand >> below)
     return jnp.where((magnitude == 0) | (magnitude >= infinity), magnitude, product)

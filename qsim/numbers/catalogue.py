@@ -21,7 +21,7 @@ MAX_LENGTH = 2**22  # letters of a file; a list of 2**16 values has less than a 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A named format with where it is defined, and landmark values that only tests use."""
+    """A named format with where it is defined, and landmark values, for tests and checks."""
 
     name: str
     format: Format

@@ -109,6 +109,16 @@ class Components(Format):
         return self.count * self.component.bits
 
     @property
+    def codes_in_order(self) -> bool:
+        """They are not: a second component below zero has a higher code, and a lower value."""
+        return False
+
+    @property
+    def codes_are_unique(self) -> bool:
+        """They are not: only one of them has components that are all nearest."""
+        return False
+
+    @property
     def quantum(self) -> int:
         """Exponent of the smallest gap between neighbours."""
         return self.component.quantum
@@ -273,6 +283,11 @@ class ComponentGrid(Grid):
     quantum: Any
     component: BinadeGrid
     count: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def kind(self) -> str:
+        """As ``Grid.kind``."""
+        return f"{type(self).__name__} of {self.count}"
 
     def round(
         self,

@@ -96,6 +96,7 @@ class Grid(ABC):
     largest: Any
     quantum: Any
     wraps: ClassVar[bool] = False  # whether the kind knows the overflow policy "wrap"
+    drops_least: ClassVar[bool] = True  # whether, to nearest, the least magnitudes become zero
 
     @property
     def kind(self) -> str:
@@ -195,6 +196,11 @@ def stack(grids: Sequence[Grid]) -> Grid:
     if len(shapes := {grid.shape for grid in grids}) > 1:
         raise ValueError(
             f"cannot stack grids of the shapes {sorted(shapes)}: stack those of one shape"
+        )
+    if len({tuple(map(jnp.shape, jax.tree.leaves(grid))) for grid in grids}) > 1:
+        raise ValueError(
+            "cannot stack tables of different lengths: stack those of one length; qsim.sweep takes "
+            "formats of all kinds at once"
         )
     return jax.tree.map(lambda *leaves: np.stack(leaves), *grids)
 

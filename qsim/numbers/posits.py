@@ -52,11 +52,6 @@ class _Tapered(Format):
     bits: int
 
     @property
-    def has_nan(self) -> bool:
-        """Whether some code is a NaN: NaR is."""
-        return True
-
-    @property
     def nan_count(self) -> int:
         """How many codes are NaNs: NaR alone."""
         return 1
@@ -150,8 +145,8 @@ class Takum(_Tapered):
         TypeError: if ``bits`` is no Python int.
         ValueError: if ``bits`` is out of range.
 
-    The record's meaning is the second equation of the module. From 12 bits on the values lie
-    between ``2**-255`` and ``2**255``, so that of the carriers only float64 holds them.
+    The record's meaning is the second equation of the module. The values reach ``2**255``, with
+    few bits ``2**191`` at least, so that of the carriers only float64 holds them.
 
     Source: Hunhold, arXiv:2404.18603.
 

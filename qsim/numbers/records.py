@@ -111,6 +111,11 @@ class Format:
         return True
 
     @property
+    def codes_are_unique(self) -> bool:
+        """Whether no two codes have the same value, zero apart."""
+        return True
+
+    @property
     def infinities(self) -> bool:
         """Whether infinity is a value."""
         return False

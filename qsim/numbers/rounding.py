@@ -19,6 +19,7 @@ from qsim.numbers.grid import CARRIERS, Grid, carrier_of, lower, require_wraps
 from qsim.numbers.integers import check_wrap
 from qsim.numbers.modes import Rounding, check_overflow
 from qsim.numbers.random_bits import Key, check_key, random_words
+from qsim.numbers.records import shown
 from qsim.numbers.specs import format_of, parse
 
 __all__ = ["quantize"]
@@ -118,9 +119,7 @@ def require_float(x) -> Array:
         return jnp.asarray(x, jnp.float64 if jax.config.jax_enable_x64 else jnp.float32)
     dtype = getattr(x, "dtype", None)
     if dtype is None:
-        kind, shown = type(x).__name__, repr(x)
-        shown = shown if len(shown) <= 40 else shown[:40] + "..."
-        raise TypeError(f"qsim expects a floating-point array, got {kind} {shown}")
+        raise TypeError(f"qsim expects a floating-point array, got {type(x).__name__} {shown(x)}")
     if dtype == np.float64 and not jax.config.jax_enable_x64:
         raise ValueError(
             "float64 input would be truncated to float32 before it is rounded (double rounding); "
@@ -146,17 +145,22 @@ def _require_carrier(x: Array, grid: Grid) -> None:
 
 def _require_held(fmt: Format, dtype: np.dtype) -> None:
     """Every value of the format must be a value of a 16-bit float."""
-    if not _holds({"float16": "binary16"}.get(dtype.name, dtype.name), fmt):
-        wider = "float32" if _holds("binary32", fmt) else "float64"
+    holder = parse({"float16": "binary16"}.get(dtype.name, dtype.name))
+    edge = max(fmt.largest, -fmt.lowest)
+    if fmt.precision > holder.precision or fmt.quantum < holder.quantum or edge > holder.largest:
         raise ValueError(
-            f"{fmt} has values that {dtype.name} cannot hold: cast the array to {wider} first"
+            f"{fmt} has values that {dtype.name} cannot hold: cast the array to {_carrier(fmt)} "
+            "first"
         )
 
 
-def _holds(name: str, fmt: Format) -> bool:
-    holder, edge = parse(name), max(fmt.largest, -fmt.lowest)
-    fine = fmt.precision <= holder.precision and fmt.quantum >= holder.quantum
-    return fine and edge <= holder.largest
+def _carrier(fmt: Format) -> str:
+    """The narrower of the carriers of a format."""
+    try:
+        lower(fmt)
+    except ValueError:
+        return "float64"
+    return "float32"
 
 
 def widen(x: Array) -> Array:

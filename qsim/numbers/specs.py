@@ -20,6 +20,8 @@ The grammar, where ``str(fmt)`` prints what ``parse`` reads:
   ``hif8``: HiFloat8.
 - ``[u]lnsN.F[bB][log]``, ``[u]potN[bB][log]``: logarithms and powers of two, see ``logarithmic``;
   ``codebook(-1,0,0.5,1)``: a list of values, see ``codebooks``; ``roots4``: see ``complexes``.
+- ``2xe8m7``: a sum of floats, see ``components``; ``binary8p3se`` or ``p3109_k8p3se``: see
+  ``p3109``; ``e2m1f[32,e8m0,floor]``: blocks with scales, see ``qsim.scales.blocks``.
 
 Everything else is a name of the catalogue (``formats/``).
 """
@@ -31,6 +33,7 @@ from qsim.numbers.families import FAMILIES, register
 from qsim.numbers.floats import SUBNORMALS
 from qsim.numbers.formats import Float, Format, Integer
 from qsim.numbers.modes import suggest
+from qsim.numbers.records import shown
 from qsim.numbers.special_codes import SUFFIXES
 
 __all__ = ["format_of", "parse"]
@@ -67,9 +70,8 @@ def parse(spec: str) -> Format:
             return family.read(found)
     if entry := find(name):
         return entry.format
-    shown = spec if len(spec) <= 40 else spec[:40] + "..."
     raise ValueError(
-        f"no format {shown!r}; {suggest(name[:40], sorted(catalogue()))} "
+        f"no format {shown(spec)}; {suggest(name[:40], sorted(catalogue()))} "
         "('qsim formats' lists the catalogue; any e4m3, int8 or fixed8.4 may be written)"
     )
 

@@ -19,7 +19,7 @@ Sources: the definitions in ``qsim.numbers.posits`` and ``hifloat``, which this 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +75,7 @@ class TaperedGrid(Grid):
     least: Any
     most: Any
     parity: Any
+    drops_least: ClassVar[bool] = False  # posits and takums have no zero beside their least value
 
     def round(
         self,

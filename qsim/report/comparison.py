@@ -99,14 +99,14 @@ def _trend(above: tuple[int, ...], here: tuple[int, ...]) -> tuple[bool, ...] | 
 
 
 def noise(formats: Mapping[str, Format]) -> dict[str, dict[str, Noise | None]]:
-    """The noise of each format on each distribution; None for formats too wide to list."""
+    """The noise of each format on each distribution; None for formats too wide for that."""
     return {name: {key: _noise(fmt, key) for key in DISTRIBUTIONS} for name, fmt in formats.items()}
 
 
 def _noise(fmt: Format, distribution: str) -> Noise | None:
     try:
         return sqnr(element(fmt), distribution)
-    except ValueError:  # more values than can be listed
+    except ValueError:  # more values than can be listed, or a range too wide to integrate over
         return None
 
 

@@ -3,7 +3,7 @@
 Back ends differ in what they make of subnormals, and compilers in what they make of divisions and
 sums. What is computed here has the same bytes everywhere:
 
-- a number or quotient below ``2**(2 - bias)``, four times the smallest normal number, counts as
+- a number or quotient below ``2**(2 - bias)``, twice the smallest normal number, counts as
   the smallest magnitude there is: that keeps its sign and that it is not zero;
 - a divisor gets a bit of the dividend's pattern that is always zero, since XLA would replace the
   division by a scalar, or by what is broadcast, by a product with its reciprocal;
@@ -23,7 +23,6 @@ __all__ = [
     "floats",
     "is_tiny",
     "least_gap",
-    "moved",
     "multiplied",
     "number",
     "or_least",
@@ -120,16 +119,3 @@ def multiplied(
     sign = lax.bitcast_convert_type(x, carrier.word) & carrier.word.type(carrier.sign)
     signed = lax.bitcast_convert_type(product, carrier.word) | sign
     return lax.bitcast_convert_type(signed, x.dtype)
-
-
-def moved(
-    x: Float[Array, "..."], exponent: Int[Array, "..."], carrier: Carrier
-) -> Float[Array, "..."]:
-    """``x`` times a power of two, exactly, where that is zero or a normal number; NaN stays."""
-    magnitude = absolute(x, carrier)
-    of_x, fraction = split_magnitude(magnitude, carrier)
-    product = lax.bitcast_convert_type(number(of_x + exponent, fraction, carrier), carrier.word)
-    same = (magnitude == 0) | (magnitude >= carrier.word.type(carrier.infinity))
-    bits = lax.bitcast_convert_type(x, carrier.word)
-    signed = product | (bits & carrier.word.type(carrier.sign))
-    return lax.bitcast_convert_type(jnp.where(same, bits, signed), x.dtype)

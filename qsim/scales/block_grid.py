@@ -7,7 +7,7 @@ arithmetic of ``qsim.scales.arithmetic``.
 Sources: the definitions in ``qsim.scales.exact_blocks``, which this equals.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from functools import reduce
 from typing import Any
@@ -30,7 +30,6 @@ from qsim.scales.arithmetic import (
     divided,
     floats,
     least_gap,
-    moved,
     multiplied,
     or_least,
     quotient,
@@ -68,6 +67,13 @@ class BlockGrid(Grid):
     least: Any
     recipe: Recipe = field(metadata={"static": True})
     moves: bool = field(metadata={"static": True})
+
+    @property
+    def kind(self) -> str:
+        """As ``Grid.kind``."""
+        facts = [f for f in fields(Recipe) if getattr(self.recipe, f.name) != f.default]
+        said = (f"{f.name}={getattr(self.recipe, f.name)!r}" for f in facts)
+        return f"BlockGrid({', '.join(said)}) of {self.element.kind} and {self.scale.kind}"
 
     @property
     def wraps(self) -> bool:
@@ -197,7 +203,7 @@ class BlockGrid(Grid):
         if self.moves:
             carrier, exponent = carrier_of(self), self._each(scaling.exponents, x, layout)
             result = self.rounded(x, scaling, layout, mode, policy, random)
-            return moved(result, -exponent, carrier)
+            return _times_power(result, -exponent, carrier)
         scaled = self._scaled(x, scaling, layout, mode)
         rounded = self.element.round(scaled, mode=mode, policy=policy, random=random)
         if scaling.zero is None:
@@ -210,8 +216,8 @@ class BlockGrid(Grid):
     def _scaled(self, x: Array, scaling: Scaling, layout: Layout, mode: Rounding) -> Array:
         """The numbers of a split array over the scales of their blocks, not rounded yet.
 
-        Tiny quotients may be flushed to zero for modes that take them there anyway: the least scale
-        has seen to it that numbers and quotients are tiny below a quarter of any element alone.
+        Tiny quotients may be flushed to zero where rounding takes them there anyway: the least
+        scale sees to it that numbers and quotients are tiny below a quarter of any element alone.
         """
         carrier = carrier_of(self)
         if scaling.encode is not None:
@@ -221,7 +227,7 @@ class BlockGrid(Grid):
         # over the largest number, by which a scale of zero divides, nothing is left that counts
         huge = carrier.word.type(carrier.infinity - 1)
         divisors = tuple(floats(jnp.where(b == 0, huge, b), carrier) for b in bits)
-        divide = quotient if mode.drops_least else divided
+        divide = quotient if mode.drops_least and self.element.drops_least else divided
         return divide(x, self._each(divisors, x, layout), carrier)
 
     def _each(self, scales: tuple[Array, ...], x: Array, layout: Layout) -> Array:
@@ -291,11 +297,9 @@ class BlockGrid(Grid):
         else:
             exponents = [split_magnitude(side, carrier)[0] for side in bits]
         exponent = self._each(tuple(exponents), split, layout)
-        product = times_power(absolute(split, carrier), exponent, carrier)
-        sign = lax.bitcast_convert_type(split, carrier.word) & carrier.word.type(carrier.sign)
+        values = _times_power(split, exponent, carrier)
         bad = self._each(tuple(bits), split, layout) > carrier.word.type(carrier.infinity)
-        result = jnp.where(bad, carrier.word.type(carrier.nan), product | sign)
-        return layout.join(lax.bitcast_convert_type(result, split.dtype))
+        return layout.join(jnp.where(bad, jnp.full_like(values, jnp.nan), values))
 
     def _sides_of(self, stored: tuple) -> tuple:
         """The scales of one or two sides that are stored as these values, and what is left."""
@@ -332,6 +336,12 @@ class BlockGrid(Grid):
         if self.recipe.centred:
             values, rest = uncentred(values, rest[0], carrier), rest[1:]
         return layout.join(values), rest
+
+
+def _times_power(x: Array, exponent: Array, carrier: Carrier) -> Array:
+    """``x`` times a power of two, exactly."""
+    sign = lax.bitcast_convert_type(x, carrier.word) & carrier.word.type(carrier.sign)
+    return floats(times_power(absolute(x, carrier), exponent, carrier) | sign, carrier)
 
 
 # --- lowering -------------------------------------------------------------------------------

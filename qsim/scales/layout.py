@@ -67,7 +67,7 @@ class Layout(NamedTuple):
             x, parts[-1] = jnp.max(runs, axis=(-2, -1)), (parts[-1][0] // run, True)
         inner = tuple(place for place, (_, within) in enumerate(parts) if within)
         signed = lax.bitcast_convert_type(x, f"int{8 * x.dtype.itemsize}")
-        tops = jnp.max(signed.reshape([length for length, _ in parts]), axis=inner)
+        tops = jnp.max(signed.reshape([length for length, _ in parts]), axis=inner, initial=0)
         return lax.bitcast_convert_type(tops, x.dtype).reshape(self.counts)
 
     def split(self, x: Array) -> Array:

@@ -6,7 +6,7 @@ With the scale s, a number of the carrier, and correctly rounded operations::
 
 The operations are those of ``qsim.scales.arithmetic``. Back ends differ in what they make of
 subnormals, so the scale is limited such that no quotient or product that matters is one: the scaled
-grid's smallest gap stays at or above ``2**-124`` in float32 (``2**-1020`` in float64), and its
+grid's smallest gap stays at or above ``2**-123`` in float32 (``2**-1019`` in float64), and its
 largest value below the carrier's. Formats too wide for that, those of 8 exponent bits in float32,
 have the scale 1.
 
