@@ -51,9 +51,8 @@ def peers(fmt: Float, *, stochastic: bool = False) -> tuple[list[Peer], list[dic
             continue
         try:
             found += list(make(fmt, stochastic=True) if stochastic else make(fmt))
-        except Exception as error:  # a peer may fail to import, to build itself, or to be found
-            reason = str(error).partition("\n")[0][:80]
-            absent.append({"peer": name, "reason": f"{type(error).__name__}: {reason}"})
+        except Exception as error:
+            absent.append(record.absent(name, error))
     return found, absent
 
 

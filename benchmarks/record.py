@@ -38,7 +38,10 @@ TUNABLES = ":".join(
 TUNED = "QSIM_BENCHMARK_ALLOCATOR"  # set in the environment of the process that runs again
 WIDE = "--xla_cpu_prefer_vector_width=512"
 
-PACKAGES = ("jax", "jaxlib", "numpy", "ml_dtypes", "flax", "gfloat", "pychop", "qtorch", "torch")
+PACKAGES = (
+    *("jax", "jaxlib", "numpy", "ml_dtypes", "flax", "gfloat", "pychop", "qtorch", "torch"),
+    *("bitsandbytes", "softposit"),
+)
 
 
 def arguments(doc: str) -> argparse.ArgumentParser:
@@ -65,6 +68,7 @@ def run(
     **settings: Any,
 ) -> None:
     """Measures, prints and stores a record; warnings would be those of the peers."""
+    os.environ.setdefault("XLA_FLAGS", WIDE)  # read when JAX computes something for the first time
     tune_allocator(options)
     result = {
         "benchmark": benchmark,
@@ -81,14 +85,10 @@ def run(
 
 
 def tune_allocator(options: argparse.Namespace) -> None:
-    """Runs this program again with a tuned allocator, once; glibc reads its settings at start.
-
-    XLA gets its widest vectors too, for all that JAX runs.
-    """
+    """Runs this program again with a tuned allocator, once; glibc reads its settings at start."""
     tunable = platform.libc_ver()[0] == "glibc" and not options.plain_allocator
     if tunable and TUNED not in os.environ:
         environment = os.environ | {"GLIBC_TUNABLES": TUNABLES, TUNED: "tuned"}
-        environment.setdefault("XLA_FLAGS", WIDE)
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
@@ -147,6 +147,12 @@ def target(name: str, value: float, *, at_most: float = 0, at_least: float = 0) 
     limit, met = (at_most, value <= at_most) if at_most else (at_least, value >= at_least)
     kind = "at most" if at_most else "at least"
     return {"target": name, "measured": value, "kind": kind, "limit": limit, "met": met}
+
+
+def absent(peer: str, error: Exception) -> dict[str, str]:
+    """A peer that failed to import, to build itself, or to be found."""
+    reason = str(error).partition("\n")[0][:80]
+    return {"peer": peer, "reason": f"{type(error).__name__}: {reason}"}
 
 
 def section(title: str, columns: dict[str, str], rows: list[dict]) -> dict[str, Any]:

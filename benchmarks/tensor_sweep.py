@@ -35,8 +35,8 @@ def formats(count: int) -> list[Float]:
 def measured(count: int, size: int, repeats: int) -> tuple[dict, list[dict], list[dict]]:
     """The section, the targets, and the absent peers."""
     fmts = formats(count)
-    rows = max(1, size // 1024)
-    values = np.random.default_rng(2).standard_normal((rows, size // rows), np.float32)
+    height = max(1, size // 1024)
+    values = np.random.default_rng(2).standard_normal((height, size // height), np.float32)
     x = jax.block_until_ready(jnp.asarray(values))
     makers = {name: (lambda make=make: make(fmts, x)) for name, make in OURS.items()}
     modes = {name: [(str(fmt), "saturate") for fmt in fmts] for name in OURS}

@@ -15,7 +15,7 @@ from itertools import pairwise
 from qsim.numbers import exact
 from qsim.numbers.exact import Value
 from qsim.numbers.formats import Format, power
-from qsim.numbers.records import exponent_of
+from qsim.numbers.records import exponent_of, log2
 
 __all__ = [
     "KINDS",
@@ -121,7 +121,7 @@ def dynamic_range(fmt: Format) -> float:
     17.81
     """
     ratio = max(fmt.largest, fmt.smallest) / fmt.smallest
-    return math.log2(ratio.numerator) - math.log2(ratio.denominator)
+    return log2(ratio)
 
 
 def precision_at(fmt: Format, x: Fraction) -> float | None:
@@ -137,7 +137,7 @@ def precision_at(fmt: Format, x: Fraction) -> float | None:
     width = abs(gap.far - gap.near)
     if width == 0:
         return None
-    return exponent_of(x) + 1 - (math.log2(width.numerator) - math.log2(width.denominator))
+    return exponent_of(x) + 1 - log2(width)
 
 
 def count_per_binade(fmt: Format) -> dict[int, int]:

@@ -23,7 +23,7 @@ from qsim.numbers.records import exponent_of
 from qsim.numbers.significands import normalised
 from qsim.numbers.tables import table_of
 
-__all__ = ["BinadeGrid", "FirstGap", "edges", "times_power"]
+__all__ = ["BinadeGrid", "FirstGap", "edges", "power_pattern", "times_power"]
 
 
 @jax.tree_util.register_dataclass
@@ -137,7 +137,7 @@ class BinadeGrid(Grid):
         Edges beyond the carrier's largest value become its infinity.
         """
         carrier, grid = carrier_of(self), jax.tree.map(jnp.asarray, self)
-        first = _power_pattern(grid.quantum + exponent, carrier)
+        first = power_pattern(grid.quantum + exponent, carrier)
         moved = lambda edge: times_power(edge, exponent, carrier)  # noqa: E731
         zero = _gradual(first, carrier)
         return replace(grid._moved(exponent, moved), first=first, zero=zero, deep=True)
@@ -295,7 +295,7 @@ def _binades(exponent: Array, carrier: Carrier) -> Array:
     return lax.convert_element_type(exponent, carrier.word) << carrier.mantissa_bits
 
 
-def _power_pattern(exponent: Array, carrier: Carrier) -> Array:
+def power_pattern(exponent: Array, carrier: Carrier) -> Array:
     """The bit pattern of a power of two that the carrier holds."""
     stored = carrier.mantissa_bits
     normal = lax.convert_element_type(exponent + carrier.bias, carrier.word) << stored

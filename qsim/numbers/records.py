@@ -1,5 +1,6 @@
 """What every format says of itself, and the checks of its record."""
 
+import math
 import re
 from fractions import Fraction
 from functools import cache
@@ -10,6 +11,7 @@ __all__ = [
     "Format",
     "exponent_of",
     "last_place",
+    "log2",
     "power",
     "require",
     "require_booleans",
@@ -33,6 +35,11 @@ def power(exponent: int) -> Fraction:
     Fraction(1, 8)
     """
     return Fraction(2) ** exponent
+
+
+def log2(x: Fraction) -> float:
+    """Its logarithm, also where no float holds the number."""
+    return math.log2(x.numerator) - math.log2(x.denominator)
 
 
 def exponent_of(x: Fraction) -> int:

@@ -6,7 +6,6 @@ that every family of formats can be drawn.
 
 import math
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from qsim.analysis.values import (
     precision_at,
 )
 from qsim.numbers.formats import Format, power
+from qsim.numbers.records import log2
 from qsim.report.terminal import number
 
 __all__ = ["draw", "draw_comparison"]
@@ -99,12 +99,8 @@ def _figure(width: float, height: float) -> Any:
 # --- number lines and precision -------------------------------------------------------------
 
 
-def _log2(x: Fraction) -> float:
-    return math.log2(x.numerator) - math.log2(x.denominator)
-
-
 def _log2_of_positive(fmt: Format) -> list[float]:
-    return [_log2(value) for value in finite_values(fmt) if value > 0]
+    return [log2(value) for value in finite_values(fmt) if value > 0]
 
 
 def _number_line(axis, values: Sequence, title: str) -> None:
@@ -125,8 +121,8 @@ def _number_lines(axis, formats: Mapping[str, Format]) -> None:
             at = _log2_of_positive(fmt)
             axis.eventplot(at, lineoffsets=-place, linelengths=0.8, linewidths=0.6, colors=colour)
         else:
-            low = _log2(fmt.smallest)
-            axis.barh(-place, _log2(fmt.largest) - low, left=low, height=0.8, color=colour)
+            low = log2(fmt.smallest)
+            axis.barh(-place, log2(fmt.largest) - low, left=low, height=0.8, color=colour)
     axis.set_yticks([-place for place in range(len(formats))], list(formats))
     axis.set_xlabel("log2 of the positive values")
 

@@ -30,6 +30,7 @@ from typing import Any
 
 from qsim.numbers.families import register
 from qsim.numbers.formats import Float, Format, Integer
+from qsim.numbers.modes import suggest
 from qsim.numbers.records import shown
 from qsim.numbers.specs import format_of, parse
 from qsim.scales.recipes import RULES, Recipe
@@ -288,9 +289,9 @@ def _fact(token: str) -> dict[str, Any]:
 
 def _record(element: str, scale: str = "binary32", **recipe) -> Block:
     """The block format of a catalogue entry: formats by their names, lists for tuples."""
-    known = {field.name for field in fields(Recipe)}
-    if recipe.keys() - known:
-        raise TypeError(f"a block has no {sorted(recipe.keys() - known)[0]!r}")
+    known = [field.name for field in fields(Recipe)]
+    for key in recipe.keys() - set(known):
+        raise TypeError(f"no key {shown(key)} in the family block; {suggest(key[:40], known)}")
     facts = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe.items()}
     return Block(element=format_of(element), scale=format_of(scale), recipe=Recipe(**facts))
 

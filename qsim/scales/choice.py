@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt
 
+from qsim.numbers.binades import power_pattern
 from qsim.numbers.grid import Carrier, carrier_of
 from qsim.numbers.modes import Rounding
 from qsim.scales.arithmetic import (
@@ -21,7 +22,6 @@ from qsim.scales.arithmetic import (
     floats,
     is_tiny,
     multiplied,
-    number,
     quotient,
     split_magnitude,
 )
@@ -127,7 +127,7 @@ def _percentile(magnitude: Array, percent: Fraction, layout: Layout) -> UInt[Arr
 
 def _powers(grid, sides: list[Array], carrier: Carrier) -> Scaling:
     exponents = tuple(_exponent(grid, amax, carrier) for amax in sides)
-    scales = tuple(_power(exponent, carrier) for exponent in exponents)
+    scales = tuple(floats(power_pattern(exponent, carrier), carrier) for exponent in exponents)
     if grid.moves:
         return Scaling(scales, exponents=exponents)
     return Scaling(scales, scales=scales)
@@ -151,17 +151,6 @@ def _exponent(grid, amax: UInt[Array, "..."], carrier: Carrier) -> Int[Array, ".
     return jnp.clip(exponent - of_largest + up, grid.lowest_power, grid.highest_power)
 
 
-def _power(exponent: Int[Array, "..."], carrier: Carrier) -> Float[Array, "..."]:
-    """Powers of two that the carrier holds, subnormal ones too."""
-    least = 1 - carrier.bias
-    normal = number(jnp.maximum(exponent, least), jnp.zeros((), carrier.word), carrier)
-    bits = lax.bitcast_convert_type(normal, carrier.word)
-    below = carrier.word.type(1 << carrier.mantissa_bits) >> jnp.maximum(
-        least - exponent, 0
-    ).astype(carrier.word)
-    return floats(jnp.where(exponent < least, below, bits), carrier)
-
-
 def _in_groups(grid, amax: Array, bad: Array, layout: Layout, carrier: Carrier) -> Scaling:
     """Scales of blocks that are powers of two, halved in groups without large numbers."""
     blocks = grid.groups(layout)
@@ -174,7 +163,10 @@ def _in_groups(grid, amax: Array, bad: Array, layout: Layout, carrier: Carrier) 
     groups = blocks.join(blocks.spread(exponent) - halved)
     every = jnp.broadcast_to(blocks.spread(bad_blocks), halved.shape)
     return Scaling(
-        (_power(exponent, carrier), blocks.join(halved).astype(carrier.name)),
+        (
+            floats(power_pattern(exponent, carrier), carrier),
+            blocks.join(halved).astype(carrier.name),
+        ),
         exponents=(groups,),
         bad=blocks.join(every),
         bad_blocks=bad_blocks,
