@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import record
 from qsim.numbers.formats import Float
 
 CPFLOAT = "QSIM_CPFLOAT"  # names a shared library, see README.md
