@@ -598,6 +598,15 @@ def test_codes_of_elements_below_the_normal_numbers(spec):
     assert np.any((magnitude > 0) & (magnitude < 0x00800000))
 
 
+@pytest.mark.parametrize("options", ["", "amax,"])
+def test_scales_of_zero_in_a_format_without_zero(options):
+    """Most of the block is zero, and the smallest scale is below what the carrier divides by."""
+    x = np.float32([[0, -0.2, 0, 0], [0, 0, -0.0, 0]])
+    agrees(x, spec := f"int4[4,e8m0,{options}percentile:60]")
+    assert same(decode_blocks(encode_blocks(x, spec), spec), np.asarray(quantize(x, spec)))
+    assert quantize(x, spec)[0, 1] == -8 * 2.0**-123
+
+
 def test_codes_of_ocp():
     x = np.float32([[0, -0.0], [np.nan, 1], [6, -1], [2.0**-149, 0]])
     elements, (scales,) = encode_blocks(x, "e2m1f[2,e8m0,floor]")

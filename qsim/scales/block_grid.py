@@ -53,6 +53,7 @@ class BlockGrid(Grid):
     - ``lowest_power``, ``highest_power`` (int32): the exponents between which scales that are
       powers of two stay;
     - ``least``: the bit pattern of the smallest scale above zero for other rules;
+    - ``floor``: that of the smallest scale: 0, but ``least`` where the scale format has no zero;
     - ``recipe`` (static): what numbers share a scale, and the rule that chooses it;
     - ``moves`` (static): whether scales move the grid of the elements, instead of the numbers.
 
@@ -65,6 +66,7 @@ class BlockGrid(Grid):
     lowest_power: Any
     highest_power: Any
     least: Any
+    floor: Any
     recipe: Recipe = field(metadata={"static": True})
     moves: bool = field(metadata={"static": True})
 
@@ -366,6 +368,7 @@ def _lowered(fmt: Block, carrier: Carrier, outer: int) -> BlockGrid:
         element=lowered(element, carrier),
         scale=_lowered(fmt.scale, carrier, quantum) if nested else lowered(fmt.scale, carrier),
         least=np.asarray(pattern(least, carrier), carrier.word),
+        floor=np.asarray(0 if fmt.scale.has_zero else pattern(least, carrier), carrier.word),
         recipe=fmt.recipe,
         moves=fmt.moves,
         **{name: np.asarray(value, np.int32) for name, value in integers.items()},

@@ -224,6 +224,7 @@ def _scales(
     else:
         if not stores_amax:
             wanted = above_zero(wanted, jnp.asarray(grid.least))
+        wanted = floats(jnp.maximum(absolute(wanted, carrier), grid.floor), carrier)
         scales = grid.scale.round(wanted, mode=mode, policy="saturate")
         stored = (scales,)
     if stores_amax:

@@ -335,6 +335,8 @@ class _Blocks:
         else:
             if not stores_amax:
                 wanted = _each(self._at_least, wanted)
+            if not self.fmt.scale.has_zero:
+                wanted = _each(lambda s: max(s, self._least_scale()), wanted)
             scales = _each(lambda s: round_exact(s, self.fmt.scale, rounding=mode), wanted)
             stored = (scales,)
         if stores_amax:
