@@ -346,6 +346,14 @@ def test_noise_of_groups_of_128(spec):
 
 
 @pytest.mark.t2
+def test_searched_scales_look_past_what_is_not_finite():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 8)).astype(np.float32)
+    x[rng.random(x.shape) < 0.2] = np.inf
+    x[rng.random(x.shape) < 0.1] = np.nan
+    agrees(x, "int4[8,mse:8,finite]")
+
+
 def test_searched_scales_err_less():
     x = sample((64, 128), seed=5)
     errors = [noise(x, spec) for spec in ("int4[32]", "int4[32,mse:8]", "int4[32,mse:32]")]

@@ -346,6 +346,8 @@ def _squared_error(x: Array, rounded: Array, amax: Array, layout: Layout, carrie
     exponent = layout.spread(split_magnitude(amax, carrier)[0])
     fixed = [_fixed_point(absolute(v, carrier), exponent, carrier) for v in (x, rounded)]
     error = jnp.abs(fixed[0] - fixed[1]).astype(carrier.name)
+    is_finite = absolute(x, carrier) < carrier.word.type(carrier.infinity)
+    error = jnp.where(is_finite, error, jnp.zeros_like(error))
     # a bit that is always zero keeps the compiler from taking products and sums together
     never = layout.spread(amax) & carrier.word.type(carrier.sign)
     squares = lax.bitcast_convert_type(error * error, carrier.word) | never

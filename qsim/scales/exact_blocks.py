@@ -451,7 +451,7 @@ class _Blocks:
         element = self._element(x, scale, None, None, "ties_to_even", "saturate")
         unit = power(exponent_of(amax) - FRACTION_BITS)
         fixed = [
-            min(abs(Fraction(v)) // unit, 2**24)
+            min(abs(Fraction(v)) // unit, 2**24) if _is_finite(v) else 2**24
             for v in (x, _product(element, scale, self.carrier))
         ]
         return carried(Fraction((fixed[0] - fixed[1]) ** 2), self.carrier)
