@@ -74,13 +74,11 @@ def gap_shift(magnitude: Array, grid: Grid, carrier: Carrier) -> Array:
     One more for each binade below the lowest of full precision. Below the carrier's own lowest
     binade, whose exponent field is 1, a step of the bit pattern no longer halves.
     """
+    lowest = grid.quantum + (carrier.bias + carrier.mantissa_bits) - grid.dropped
     field = lax.convert_element_type(magnitude >> carrier.mantissa_bits, jnp.int32)
-    dropped = grid.dropped
     if grid.deep:
         field = jnp.where(field > 0, field, _subnormal_field(magnitude, carrier))
-        dropped = dropped + jnp.minimum(field - 1, 0)
-    lowest = grid.quantum + (carrier.bias + carrier.mantissa_bits)  # the field of a gap of 2**23
-    shift = jnp.maximum(lowest - jnp.maximum(field, 1), dropped)
+    shift = jnp.maximum(field, lowest) - jnp.maximum(field, 1) + grid.dropped
     return lax.convert_element_type(shift, carrier.word)
 
 
