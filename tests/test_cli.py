@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from qsim import cli
+from qsim.numbers.catalogue import catalogue
 from qsim.report import picture
 from qsim.report.terminal import heat_map
 from qsim.sweeps import store
@@ -188,6 +189,16 @@ def test_mistakes_in_a_file_are_one_line(text, message, monkeypatch, capsys, tmp
     assert typed("check", str(tmp_path / "mine.toml"), monkeypatch=monkeypatch) == 2
     errors = capsys.readouterr().err
     assert message in errors and errors.strip().count("\n") == 0 and "qsim: " in errors
+
+
+def test_nothing_is_cut_on_a_narrow_terminal(qsim, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = qsim("formats")
+    assert all(name in listed for name in catalogue())
+    shown = qsim("show", "ocp_e4m3", "--out", str(tmp_path / "e4m3.png"))
+    assert "0.00195312" in shown and "-0.00195312" in shown and "…" not in shown
+    blocks = qsim("show", "nvfp4", "--out", str(tmp_path / "nvfp4.png"))
+    assert "e4m3fn[tensor]" in blocks and "4.5" in blocks and "…" not in blocks
 
 
 def test_formats_lists_the_catalogue(qsim):

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from qsim import parse
+from qsim import Float, parse
 from qsim.analysis import laws
 from qsim.analysis.values import binades, count_per_binade, finite_values, precision_at, ties
 from qsim.numbers import exact
@@ -162,6 +162,13 @@ def test_values_per_binade_are_counted(spec):
     }
     assert count_per_binade(fmt) == counts and sum(counts.values()) == len(listed)
     assert counts[binades(fmt)[0]] and counts[binades(fmt)[-1]]
+
+
+def test_infinities_may_have_codes_anywhere():
+    fmt = Float(
+        exponent_bits=3, mantissa_bits=3, bias=4, infinities=(0x3F, 0x7F), nans=(0x40, 0x3E)
+    )
+    assert "broken" not in {verdict.state for verdict in laws.check(fmt, share=8)}
 
 
 @pytest.mark.parametrize("spec", ["2xe2m1f", pytest.param("2xbfloat16", marks=pytest.mark.t1)])

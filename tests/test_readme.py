@@ -13,20 +13,22 @@ from tests.unchecked import unchecked
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXAMPLE, PRINTED = re.search(r"```python\n(.*?)```\n+```text\n(.*?)```", README, re.S).groups()
+EXAMPLES = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", README, re.S)
 NUMBER = re.compile(r"-?\b\d+\.\d+(?:e[+-]\d+)?")
 COMMANDS = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("qsim ")]
 
 
 @pytest.mark.t1
-def test_the_example_prints_what_the_readme_says(monkeypatch):
+@pytest.mark.parametrize(("example", "expected"), EXAMPLES, ids=["programs", "codes"])
+def test_the_examples_print_what_the_readme_says(example, expected, monkeypatch):
     monkeypatch.chdir(ROOT)
     printed = io.StringIO()
     with unchecked(), contextlib.redirect_stdout(printed):
-        exec(compile(EXAMPLE, "README.md", "exec"), {})
-    assert NUMBER.sub("#", printed.getvalue()) == NUMBER.sub("#", PRINTED)
+        exec(compile(example, "README.md", "exec"), {})
+    assert NUMBER.sub("#", printed.getvalue()) == NUMBER.sub("#", expected)
     shown, found = (
-        [float(number) for number in NUMBER.findall(text)] for text in (PRINTED, printed.getvalue())
+        [float(number) for number in NUMBER.findall(text)]
+        for text in (expected, printed.getvalue())
     )
     # native float32 sums differ from machine to machine, and a last printed digit with them
     assert found == pytest.approx(shown, rel=0.01)

@@ -317,7 +317,7 @@ def _facts(e: Evidence) -> Iterator[str]:
         "lowest": (fmt.lowest, min(finite)),
         "smallest": (fmt.smallest, min(v for v in finite if v > 0)),
         "nan_count": (fmt.nan_count, kinds.count("NaN")),
-        "infinities": (fmt.infinities, "infinity" in kinds),
+        "infinities": (bool(fmt.infinities), "infinity" in kinds),
         "has_zero": (fmt.has_zero, 0 in finite),
         "has_negative_zero": (fmt.has_negative_zero, "-0.0" in map(repr, values)),
     }

@@ -113,6 +113,7 @@ def _noise(fmt: Format, distribution: str) -> Noise | None:
 def noise_table(found: Noises) -> Table:
     """The signal-to-noise ratio of each format on each distribution; the best is bold."""
     table = Table(title="signal-to-noise ratio at the best scale, dB", header_style="bold")
+    table.caption = "one scale for all numbers: of block formats it is the elements'"
     table.add_column("distribution")
     for name in found:
         table.add_column(Text(name), justify="right")

@@ -34,10 +34,13 @@ NO_PICTURE = "no picture without matplotlib: pip install 'jax-qsim[plots]'"
 
 def show(*things) -> None:
     """Print tables and text, one below the other; wide where the output is no terminal."""
-    width = None if os.isatty(1) or "COLUMNS" in os.environ else 160
-    console = Console(width=width)
+    console = _console()
     for thing in things:
         console.print(thing)
+
+
+def _console() -> Console:
+    return Console(width=None if os.isatty(1) or "COLUMNS" in os.environ else 160)
 
 
 def show_format(name: str, fmt: Format, out: Path) -> None:
@@ -54,7 +57,7 @@ def show_format(name: str, fmt: Format, out: Path) -> None:
     show(landmarks(fmt))
     drawn = element(fmt)
     if drawn.bits <= 8:
-        show(values(drawn))
+        show(values(drawn, _console().width))
     _draw(out, lambda path: portrait.draw(path, name, drawn))
 
 

@@ -9,9 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from qsim.analysis.laws import Verdict
+from qsim.analysis.values import element
 from qsim.numbers import exact
 from qsim.numbers.catalogue import Entry
 from qsim.numbers.formats import Float, Format
+from qsim.scales.blocks import Block
 from qsim.simulate.sites import Site
 from qsim.sweeps.study import Measures, Row, bits_per_byte, on_the_map
 
@@ -46,26 +48,36 @@ def number(value: exact.Value, digits: int = 6) -> str:
     return str(value.numerator) if whole else text
 
 
+SPEC_WIDTH = 24
+
+
 def format_table(entries: Sequence[Entry]) -> Table:
-    """The catalogue as a table."""
+    """The catalogue as a table; of block formats it is the elements that have a range."""
     table = Table(title="Catalogue", header_style="bold")
-    for column in ("name", "spec", "title"):
-        table.add_column(column, no_wrap=column != "title")
+    table.add_column("name", no_wrap=True, min_width=max(len(entry.name) for entry in entries))
+    table.add_column("spec", overflow="fold", max_width=SPEC_WIDTH)
+    table.add_column("title", overflow="fold")
     for column in ("bits", "largest", "smallest"):
         table.add_column(column, justify="right", no_wrap=True)
     for entry in entries:
-        fmt = entry.format
+        fmt, spec = element(entry.format), str(entry.format)
         facts = (str(fmt.bits), number(fmt.largest), number(fmt.smallest))
-        table.add_row(entry.name, str(fmt), entry.title, *facts)
+        spec = spec if len(spec) <= 2 * SPEC_WIDTH else f"{spec[: SPEC_WIDTH - 4]} ..."
+        table.add_row(entry.name, Text(spec), Text(entry.title), *facts)
     return table
 
 
 def landmarks(fmt: Format) -> Table:
-    """The landmark values of a format."""
-    table = Table(title=f"{fmt}", show_header=False)
+    """The landmark values of a format; those of the elements, where it has blocks."""
+    table = Table(title=Text(f"{fmt}"), show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
-    facts = [("bits of a code", fmt.bits), ("precision, bits", fmt.precision)]
+    whole, fmt, facts = fmt, element(fmt), []
+    if isinstance(whole, Block):
+        facts += [("bits of a number, with its share of scales", number(whole.bits_per_value))]
+        facts += [("scales", whole.scale), ("rule of scales", whole.recipe.rule)]
+        facts += [("elements", fmt)]
+    facts += [("bits of a code", fmt.bits), ("precision, bits", fmt.precision)]
     if isinstance(fmt, Float):
         facts += [("bias", fmt.bias), ("emin", fmt.emin), ("emax", fmt.emax)]
     facts += [("largest", number(fmt.largest)), ("lowest", number(fmt.lowest))]
@@ -78,13 +90,15 @@ def landmarks(fmt: Format) -> Table:
         ("minus zero", "yes" if fmt.has_negative_zero else "no"),
     ]
     for name, value in facts:
-        table.add_row(name, str(value))
+        table.add_row(name, Text(str(value)))
     return table
 
 
-def values(fmt: Format, columns: int = 8) -> Table:
+def values(fmt: Format, width: int = 160) -> Table:
     """Every value of a format by its code, in hexadecimal, read downwards."""
     listed = exact.values(fmt)
+    widest = max(len(number(value)) for value in listed) + math.ceil(fmt.bits / 4) + 6
+    columns = max(n for n in (1, 2, 4, 8) if n == 1 or n * widest < width)
     rows = math.ceil(len(listed) / columns)
     table = Table(title="values by code", show_header=False, padding=(0, 1))
     for _ in range(min(columns, len(listed))):

@@ -22,6 +22,7 @@ from jax import lax
 
 from qsim.numbers.formats import Float, Format
 from qsim.numbers.modes import suggest
+from qsim.scales.blocks import Block
 from qsim.simulate.policy import Policy, policy
 from qsim.sweeps.subject import Subject
 from qsim.sweeps.sweep import stream
@@ -97,14 +98,19 @@ def policies_for(formats: Sequence[Format], target: str, **modes: str) -> list[P
     Args:
         formats: the formats.
         target: a key of ``TARGETS``.
-        modes: rounding, overflow and scale, as for ``qsim.policy``.
+        modes: rounding, overflow and scale, as for ``qsim.policy``; block formats have scales of
+            their own.
 
     Raises:
         ValueError: for an unknown target or mode.
     """
     if target not in TARGETS:
         raise ValueError(f"no target {target!r}; {suggest(target, list(TARGETS))}")
-    return [policy(**dict.fromkeys(TARGETS[target], fmt), **modes) for fmt in formats]
+    made = []
+    for fmt in formats:
+        own = modes | {"scale": "none"} if isinstance(fmt, Block) else modes
+        made.append(policy(**dict.fromkeys(TARGETS[target], fmt), **own))
+    return made
 
 
 def judge(subject: Subject) -> Reference:
