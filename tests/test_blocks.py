@@ -346,6 +346,15 @@ def test_noise_of_groups_of_128(spec):
 
 
 @pytest.mark.t2
+@pytest.mark.parametrize("mode", ["down", "away_from_zero"])
+def test_zero_points_know_no_minus_zero(mode):
+    agrees(np.float32([-1e-20, 0]), "uint4[2,ue4m3,zero_point]", rounding=mode)
+
+
+def test_quotients_of_fixed_scales_are_no_products():
+    agrees(np.float32([[7e33, -2e33, 0, 2.5e37]] * 3), "e5m2[2x2,e4m3fn[2],fixed:0.1,short]")
+
+
 def test_searched_scales_look_past_what_is_not_finite():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((40, 8)).astype(np.float32)

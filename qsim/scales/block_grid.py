@@ -212,8 +212,8 @@ class BlockGrid(Grid):
             return rounded
         zero = layout.spread(scaling.zero)
         highest = floats(self.largest, carrier_of(self)) - zero
-        below_top = jnp.where(rounded > highest, highest, rounded)
-        return jnp.where(rounded < -zero, -zero, below_top)
+        lowest = jnp.zeros_like(zero) - zero  # and not minus zero
+        return jnp.where(rounded > highest, highest, jnp.where(rounded < lowest, lowest, rounded))
 
     def _scaled(self, x: Array, scaling: Scaling, layout: Layout, mode: Rounding) -> Array:
         """The numbers of a split array over the scales of their blocks, not rounded yet.

@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, UInt
 
 from qsim.numbers.binades import power_pattern
-from qsim.numbers.grid import Carrier, carrier_of
+from qsim.numbers.grid import Carrier, carrier_of, pattern
 from qsim.numbers.modes import Rounding
 from qsim.scales.arithmetic import (
     above_zero,
@@ -181,8 +181,10 @@ def _by_largest(grid, sides: list[Array], carrier: Carrier) -> Scaling:
     for side in sides:
         amax, divisor = floats(side, carrier), _targets(grid, carrier)[0]
         if grid.recipe.rule_name == "fixed":
-            fixed = float(carried(grid.recipe.parameters[0], carrier))
-            amax, divisor = jnp.full_like(amax, fixed), jnp.ones((), amax.dtype)
+            fixed = carrier.word.type(pattern(carried(grid.recipe.parameters[0], carrier), carrier))
+            # no constant, by whose quotients the compiler would multiply: a bit that is always zero
+            amax = floats(fixed | (side >> (carrier.bits - 1)), carrier)
+            divisor = jnp.ones((), amax.dtype)
         scale, values = _scales(grid, amax, divisor, carrier)
         scales.append(scale)
         stored += values
