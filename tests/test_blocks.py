@@ -351,6 +351,12 @@ def test_zero_points_know_no_minus_zero(mode):
     agrees(np.float32([-1e-20, 0]), "uint4[2,ue4m3,zero_point]", rounding=mode)
 
 
+@pytest.mark.parametrize("spec", ["int4[16]", "uint4[16,zero_point]", "int4[token]"])
+def test_arrays_that_are_constants_of_the_program(spec):
+    x, grid = jnp.asarray(sample((32, 64))), lower(parse(spec))
+    assert same(jax.jit(lambda grid: quantize(x, grid))(grid), np.asarray(quantize(x, grid)))
+
+
 def test_quotients_of_fixed_scales_are_no_products():
     agrees(np.float32([[7e33, -2e33, 0, 2.5e37]] * 3), "e5m2[2x2,e4m3fn[2],fixed:0.1,short]")
 

@@ -149,7 +149,9 @@ def shown(value: object) -> str:
     >>> shown("9" * 100)
     "'999999999999999999999999999999999999999..."
     """
-    text = repr(value[:40] if isinstance(value, str) else value)
+    if isinstance(value, str) and len(value) > 40:
+        return repr(value[:40] + "...")
+    text = repr(value)
     return text if len(text) <= 42 else text[:40] + "..."
 
 

@@ -6,7 +6,8 @@ sums. What is computed here has the same bytes everywhere:
 - a number or quotient below ``2**(2 - bias)``, twice the smallest normal number, counts as
   the smallest magnitude there is: that keeps its sign and that it is not zero;
 - a divisor gets a bit of the dividend's pattern that is always zero, since XLA would replace the
-  division by a scalar, or by what is broadcast, by a product with its reciprocal;
+  division by a scalar, or by what is broadcast, by a product with its reciprocal; a dividend that
+  is a constant of the program is kept from being folded into that bit;
 - the sign of a product is set apart, so that no sum behind it absorbs it.
 """
 
@@ -93,7 +94,7 @@ def quotient(
     x: Float[Array, "..."], by: Float[Array, "..."], carrier: Carrier
 ) -> Float[Array, "..."]:
     """``x / by``, correctly rounded where neither operand nor result is subnormal."""
-    never = absolute(x, carrier) >> (carrier.bits - 1)
+    never = absolute(lax.optimization_barrier(x), carrier) >> (carrier.bits - 1)
     divisor = lax.bitcast_convert_type(by, carrier.word) | never
     return x / lax.bitcast_convert_type(divisor, x.dtype)
 

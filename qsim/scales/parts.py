@@ -117,7 +117,10 @@ def decode_blocks(
         )
     values = [codes.decode(c, f, dtype=dtype) for c, f in zip(encoded.scales, forms, strict=True)]
     elements = codes.decode(encoded.elements, fmt.element, dtype=dtype)
-    return _joined(elements, tuple(values), grid)[tuple(slice(n) for n in shape or whole)]
+    shape = whole if shape is None else tuple(shape)
+    if len(shape) != len(whole) or not all(0 <= n <= m for n, m in zip(shape, whole, strict=True)):
+        raise ValueError(f"elements of shape {whole} are not those of an array of shape {shape}")
+    return _joined(elements, tuple(values), grid)[tuple(slice(n) for n in shape)]
 
 
 def scale_formats(fmt: Block) -> list[Format]:
