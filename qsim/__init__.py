@@ -1,6 +1,7 @@
 """qsim: emulated number formats for any JAX program, a whole sweep in one compiled call."""
 
 from qsim import arithmetic
+from qsim.numbers.catalogue import load as load_formats
 from qsim.numbers.codebooks import Codebook
 from qsim.numbers.codes import NoNaNError, decode, encode
 from qsim.numbers.complexes import RootsOfUnity
@@ -54,6 +55,7 @@ __all__ = [
     "encode",
     "encode_blocks",
     "fold_in",
+    "load_formats",
     "lower",
     "p3109",
     "pack",

@@ -31,7 +31,9 @@ OverflowOption = Annotated[
     typer.Option(help="What overflow becomes: saturate, saturate_propagate, ieee, p3109 or wrap."),
 ]
 SubjectArgument = Annotated[str, typer.Argument(help="The model: package.module:attribute.")]
-FormatArgument = Annotated[str, typer.Argument(help="A spec such as e4m3 or a catalogue name.")]
+FormatArgument = Annotated[
+    str, typer.Argument(help="A spec such as e4m3, a catalogue name or FILE.toml:NAME.")
+]
 
 
 @app.command()
@@ -40,7 +42,9 @@ def sweep(
     exponents: Annotated[str, typer.Option(help="Exponent bits of the floats.")] = "2-8",
     mantissas: Annotated[str, typer.Option(help="Mantissa bits of the floats.")] = "1-10",
     integers: Annotated[str, typer.Option(help="Bits of the integers; '' for none.")] = "2-8",
-    formats: Annotated[str, typer.Option(help="More formats, separated by commas.")] = "",
+    formats: Annotated[
+        str, typer.Option(help="More formats, separated by commas: specs, names or FILE.toml:NAME.")
+    ] = "",
     target: Annotated[str, typer.Option(help="weights, activations or both.")] = "both",
     rounding: RoundingOption = "ties_to_even",
     overflow: OverflowOption = "saturate",
@@ -112,15 +116,14 @@ def show_format(
 
       qsim show ocp_e2m1 --out e2m1.svg
     """
-    from qsim.numbers.specs import parse
     from qsim.report import console
 
-    console.show_format(fmt, parse(fmt), _picture(out, "show", fmt))
+    console.show_format(fmt, _format(fmt), _picture(out, "show", fmt))
 
 
 @app.command("compare")
 def compare_formats(
-    formats: Annotated[list[str], typer.Argument(help="Specs or catalogue names.")],
+    formats: Annotated[list[str], typer.Argument(help="Specs, catalogue names or FILE.toml:NAME.")],
     out: Annotated[
         Path | None, typer.Option(help="The picture, .png or .svg; else out/compare/FORMATS.png.")
     ] = None,
@@ -132,10 +135,9 @@ def compare_formats(
 
     Example: qsim compare e4m3 e5m2 int8
     """
-    from qsim.numbers.specs import parse
     from qsim.report import console
 
-    chosen = {name: parse(name) for name in formats}
+    chosen = {name: _format(name) for name in formats}
     console.compare(chosen, _picture(out, "compare", "-".join(chosen)))
 
 
@@ -174,15 +176,13 @@ def round_numbers(
     Example: qsim round e4m3 0.1 448.5 --rounding toward_zero
     """
     from qsim.numbers.modes import Rounding
-    from qsim.numbers.specs import parse
     from qsim.report.console import show
     from qsim.report.terminal import rounding_table
 
     if Rounding.parse(rounding).is_stochastic:
         raise ValueError("stochastic rounding has no single answer; choose another mode")
-    show(
-        rounding_table(parse(fmt), [(text, _number(text)) for text in numbers], rounding, overflow)
-    )
+    typed = [(text, _number(text)) for text in numbers]
+    show(rounding_table(_format(fmt), typed, rounding, overflow))
 
 
 @app.command("sites")
@@ -204,7 +204,7 @@ def list_sites(subject: SubjectArgument = BUNDLED) -> None:
 
 
 def _formats(exponents: str, mantissas: str, integers: str, more: str) -> list:
-    from qsim.numbers.specs import parse
+    from qsim.numbers.specs import listed
 
     floats = [
         f"e{e}m{m}"
@@ -212,8 +212,8 @@ def _formats(exponents: str, mantissas: str, integers: str, more: str) -> list:
         for m in _numbers("--mantissas", mantissas)
     ]
     whole = [f"int{n}" for n in _numbers("--integers", integers)]
-    named = [name for name in more.split(",") if name.strip()]
-    chosen = list(dict.fromkeys(parse(spec) for spec in [*floats, *whole, *named]))
+    named = [name for name in listed(more) if name]
+    chosen = list(dict.fromkeys(_format(spec) for spec in [*floats, *whole, *named]))
     if not chosen:
         raise ValueError("no formats are left; give --exponents and --mantissas, or --integers")
     return chosen
@@ -221,24 +221,27 @@ def _formats(exponents: str, mantissas: str, integers: str, more: str) -> list:
 
 def _entries(file: Path, name: str | None) -> list:
     """The entries of a catalogue file, or the one of a name."""
-    from qsim.numbers import catalogue
+    from qsim.numbers.catalogue import load
     from qsim.numbers.modes import suggest
 
-    try:
-        entries = catalogue.read(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read {file}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no UTF-8 text ({error.reason}): save it as UTF-8") from None
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
-    if not entries:
-        raise ValueError(f"{file} holds no format; formats/README.md says what one looks like")
-    chosen = [entry for entry in entries if name in (None, entry.name)]
-    if not chosen:
-        hint = suggest(name or "", [entry.name for entry in entries])
-        raise ValueError(f"{file} has no format {name!r}; {hint}")
-    return chosen
+    entries = load(file)
+    if name is None:
+        return list(entries.values())
+    if name not in entries:
+        raise ValueError(f"{file} has no format {name!r}; {suggest(name, list(entries))}")
+    return [entries[name]]
+
+
+def _format(text: str):
+    """The format of a spec, of a name of the catalogue, or of ``FILE.toml:NAME``."""
+    from qsim.numbers.specs import parse
+
+    file, _, name = text.strip().rpartition(":")
+    if file.lower().endswith(".toml"):
+        return _entries(Path(file), name)[0].format
+    if name.lower().endswith(".toml"):
+        raise ValueError(f"{text} is a file of formats; say which one: {name}:NAME")
+    return parse(text)
 
 
 def _picture(out: Path | None, folder: str, name: str) -> Path:

@@ -745,3 +745,42 @@ def test_elements_without_room_for_scales_are_refused():
     with pytest.raises(ValueError, match="leave no room for scales in float32"):
         lower(parse("e8m3[4]"))
     assert math.isfinite(quantize(np.float32([1e-38, 3.0]), "e8m3[2,e8m0,floor]")[1])
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 32), (2, 0, 256)])
+@pytest.mark.parametrize(
+    "spec", ["nvfp4", "mxfp8_e4m3", "e2m1f[4,e8m23,percentile:99]", "int4[4,e8m23,mse:8]"]
+)
+def test_empty_arrays_have_codes_and_exact_definitions(spec, shape):
+    empty = jnp.zeros(shape)
+    assert quantize(empty, spec).shape == shape
+    assert quantize_exact(np.zeros(shape, np.float32), parse(spec)).values.shape == shape
+    assert decode_blocks(encode_blocks(empty, spec), spec, shape=shape).shape == shape
+
+
+def test_empty_arrays_are_refused_as_others_of_their_shape():
+    for x in (jnp.zeros((0, 33)), jnp.zeros((2, 33))):
+        with pytest.raises(ValueError, match="blocks of 32 do not fill axis 1"):
+            quantize(x, "mxfp8_e4m3")
+
+
+def test_codes_that_do_not_belong_together_are_refused():
+    spec = "e2m1f[16,e4m3fn[tensor]]"
+    codes = encode_blocks(jnp.ones((2, 32)), spec)
+    for wrong in (
+        Codes(codes.elements, (codes.scales[0], codes.scales[1][0])),
+        Codes(codes.elements, (codes.scales[0][0], codes.scales[1])),
+        Codes(codes.elements[:, :16], codes.scales),
+    ):
+        with pytest.raises(ValueError, match="has scales of shape"):
+            decode_blocks(wrong, spec)
+    with pytest.raises(ValueError, match="2 kinds of scales, got 1"):
+        decode_blocks(Codes(codes.elements, codes.scales[:1]), spec)
+    with unchecked(), pytest.raises(TypeError, match="Codes of encode_blocks, got list"):
+        decode_blocks([codes.elements, codes.scales], spec)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("spec", ["nvfp4_te", "nf4_b64_double"])
+def test_what_is_stored_as_float32_is_encoded_from_float32(spec):
+    with jax.enable_x64(True), pytest.raises(ValueError, match="encode a float32 array"):
+        encode_blocks(jnp.ones((2, 256), "float64"), spec)

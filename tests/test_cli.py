@@ -68,6 +68,12 @@ MISTAKES = [
     (["check", "no_such_file.toml"], "cannot read no_such_file.toml: No such file or directory"),
     (["check", str(FORMATS)], "cannot read"),
     (["check", str(FORMATS / "README.md")], "README.md: "),
+    (
+        ["show", "no_such_file.toml:mine"],
+        "cannot read no_such_file.toml: No such file or directory",
+    ),
+    (["show", str(FORMATS / "ocp.toml")], "ocp.toml:NAME"),
+    (["compare", str(FORMATS / "ocp.toml") + ":e4m4"], "has no format 'e4m4'"),
     (["check", str(FORMATS / "ocp.toml"), "ocp_e4m4"], "no format 'ocp_e4m4'; did you mean 'ocp_e"),
 ]
 
@@ -168,6 +174,17 @@ def test_check_reports_every_law(qsim, monkeypatch, capsys, tmp_path):
     out = capsys.readouterr().out
     assert "max is said to be 7, and the definition gives 6" in out
     assert "1 of 23 laws broken" in out and "other" not in out
+
+
+def test_formats_of_a_file_are_named_by_it(qsim, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "mine.toml"
+    file.write_text(MINE)
+    assert "0x7" in qsim("round", f"{file}:mine", "448.5")
+    assert "e2m1f" in qsim("show", f"{file}:mine")
+    more = f"{file}:mine, int4[4,e8m0,floor]"
+    chosen = cli._formats("", "", "", more)
+    assert [str(fmt) for fmt in chosen] == ["e2m1f", "int4[4,e8m0,floor]"]
 
 
 @pytest.mark.parametrize(

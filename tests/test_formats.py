@@ -20,6 +20,7 @@ import qsim
 from qsim import Float, Integer, parse
 from qsim.numbers import catalogue as catalogue_module
 from qsim.numbers import exact, specs
+from qsim.numbers.families import FAMILIES
 from qsim.numbers.floats import SUBNORMALS
 from tests.intervals import LAYOUTS
 from tests.scalars import scalars
@@ -556,3 +557,16 @@ def test_facts_of_floats_with_listed_codes_are_those_of_the_values(fmt):
         for mode in ("ties_to_even", "up", "to_odd"):
             for value in finite:
                 assert exact.round_exact(value, fmt, rounding=mode) == value
+
+
+def test_the_spec_strings_of_the_readme_are_read():
+    text = (catalogue_module.folder() / "README.md").read_text("utf-8")
+    rows = text.split("## Spec strings")[1].split("## Keys")[0].splitlines()
+    specs = [
+        s for row in rows if row.startswith("| `") for s in re.findall("`(.*?)`", row.split("|")[1])
+    ]
+    assert len(specs) > 25
+    for spec in specs:
+        assert parse(str(parse(spec))) == parse(spec)
+    families = {name for name, f in FAMILIES.items() for s in specs if f.pattern.fullmatch(s)}
+    assert families == set(FAMILIES)

@@ -28,6 +28,7 @@ from qsim.numbers.random_bits import (
     triple32,
     words_at,
 )
+from tests.unchecked import unchecked
 
 SIGMAS = 5
 ALL = Rounding("stochastic", 32)
@@ -396,3 +397,15 @@ def test_counter_keys_are_pytrees():
     assert [leaf.shape for leaf in leaves] == [(2,)]
     assert isinstance(jax.tree.unflatten(tree, leaves), CounterKey)
     assert tree != jax.tree.structure(counter_key(0, generator="triple32"))
+
+
+@pytest.mark.parametrize("key", [counter_key(0), jax.random.key(0), jax.random.PRNGKey(0)])
+@pytest.mark.parametrize("number", [1.5, jnp.float32(1), jnp.arange(3), "1", -1, 2**32])
+def test_keys_are_folded_with_single_integers_alone(key, number):
+    with unchecked(), pytest.raises((TypeError, ValueError), match="integer"):
+        fold_in(key, number)
+
+
+def test_an_empty_array_is_no_key():
+    with unchecked(), pytest.raises(ValueError, match="one key is needed"):
+        fold_in(jnp.zeros(0, jnp.uint32), 1)

@@ -1,6 +1,7 @@
 """The catalogue: named formats, read from the TOML files of ``formats/``."""
 
 import inspect
+import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from qsim.numbers.formats import Format
 from qsim.numbers.modes import suggest
 from qsim.numbers.records import shown
 
-__all__ = ["Entry", "catalogue", "find", "folder", "read"]
+__all__ = ["Entry", "catalogue", "find", "folder", "load", "read"]
 
 MAX_LENGTH = 2**22  # letters of a file; a list of 2**16 values has less than a third
 
@@ -78,6 +79,30 @@ def _entries(*, composite: bool) -> dict[str, Entry]:
 
 def _composite_families() -> set[str]:
     return {name for name, family in FAMILIES.items() if family.composite}
+
+
+def load(file: str | os.PathLike) -> dict[str, Entry]:
+    """The entries of a catalogue file of one's own, by name.
+
+    The schema is that of ``formats/README.md``. ``load(file)[name].format`` is the format.
+
+    Raises:
+        ValueError: for a file that cannot be read, or holds no format or an impossible one.
+
+    >>> load(folder() / "ocp.toml")["ocp_e2m1"].format.largest
+    Fraction(6, 1)
+    """
+    try:
+        entries = read(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no UTF-8 text ({error.reason}): save it as UTF-8") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    if not entries:
+        raise ValueError(f"{file} holds no format; formats/README.md says what one looks like")
+    return {entry.name: entry for entry in entries}
 
 
 def read(text: str) -> list[Entry]:

@@ -93,6 +93,10 @@ def counter_key(seed: int | Integer[Array, ""], *, generator: str = "squares") -
 def fold_in(key: Key, data: int | Integer[Array, ""]) -> Key:
     """A key of the same kind, that a key and an integer of 32 bits determine.
 
+    Raises:
+        TypeError: if ``key`` is not a key, or ``data`` not an integer.
+        ValueError: for a batch of keys, or an integer outside 0..2**32-1.
+
     >>> from qsim import counter_key
     >>> fold_in(counter_key(0), 7).words.tolist()
     [23480734, 1322132561]
@@ -101,7 +105,7 @@ def fold_in(key: Key, data: int | Integer[Array, ""]) -> Key:
         words = _derived(key.words, _word(ELEMENTS >> 32), _word(data))
         return CounterKey(words=words, generator=key.generator)
     _require_one_key(key)
-    return jax.random.fold_in(key, data)
+    return jax.random.fold_in(key, _word(data))
 
 
 def check_key(key: Key | None, rounding: str) -> None:
@@ -216,8 +220,8 @@ def _word(number: int | Array) -> Array:
         if not 0 <= number < 2**32:
             raise ValueError(f"a key is folded with an integer in 0..2**32-1, got {number}")
         return jnp.uint32(number)
-    if not jnp.issubdtype(getattr(number, "dtype", None), jnp.integer):
-        raise TypeError(f"seeds and what is folded in are integers, got {shown(number)}")
+    if not jnp.issubdtype(getattr(number, "dtype", None), jnp.integer) or jnp.ndim(number):
+        raise TypeError(f"seeds and what is folded in are single integers, got {shown(number)}")
     return lax.convert_element_type(number, jnp.uint32)
 
 
@@ -250,7 +254,7 @@ def _require_one_key(key: Key) -> None:
         if "rbg" in kind:
             raise ValueError(f"the words of a {kind} key depend on how it is batched: {remedy}")
     elif isinstance(key, jax.Array) and key.dtype == np.uint32:
-        return  # a key of jax.random.PRNGKey, which jax.random checks
+        shape, batch = key.shape, key.ndim != 1 or not key.size  # one of jax.random.PRNGKey
     else:
         raise TypeError(f"a random key is needed, got {key!r}: {remedy}")
     if batch:

@@ -36,7 +36,7 @@ from qsim.numbers.modes import suggest
 from qsim.numbers.records import shown
 from qsim.numbers.special_codes import SUFFIXES
 
-__all__ = ["format_of", "parse"]
+__all__ = ["format_of", "listed", "parse"]
 
 NUMBER = r"(\d{1,5})"
 CODES = r"([0-9a-f]{1,4}(?:\.[0-9a-f]{1,4})*)"
@@ -89,6 +89,22 @@ def format_of(fmt: str | Format) -> Format:
         kind = type(fmt).__name__
         raise TypeError(f"expected one format, a string such as 'e4m3' or a qsim.Float, got {kind}")
     return parse(fmt)
+
+
+def listed(text: str, separator: str = ",") -> list[str]:
+    """The parts of a list, which is not separated within brackets; space around them is dropped.
+
+    >>> listed("e2m1f[16,e4m3fn[tensor]], int4")
+    ['e2m1f[16,e4m3fn[tensor]]', 'int4']
+    """
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[(") - (letter in "])")
+        if letter == separator and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
 
 
 def _integer(found: re.Match) -> Integer:

@@ -127,9 +127,9 @@ class BlockGrid(Grid):
         random: UInt[Array, "..."] | None = None,
     ) -> FloatArray[Array, "..."]:
         """As ``Grid.round``: every block on the grid of elements times its scale."""
+        layout = self.layout(x.shape)
         if not x.size:
             return x
-        layout = self.layout(x.shape)
         x, random = layout.split(x), None if random is None else layout.split(random)
         scaling = choose(self, x, layout)
         return layout.join(self.rounded(x, scaling, layout, mode, policy, random))

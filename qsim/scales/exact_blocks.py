@@ -486,7 +486,7 @@ def _each(function: Callable[[Value], Value], values: np.ndarray) -> np.ndarray:
 
 
 def _counts(shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(math.ceil(n / size) for n, size in zip(shape, sizes, strict=True))
+    return tuple(-(-n // max(size, 1)) for n, size in zip(shape, sizes, strict=True))
 
 
 def _members(

@@ -1,5 +1,6 @@
 """How an array is split into blocks."""
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -89,4 +90,4 @@ class Layout(NamedTuple):
         """A split array, or one of the shape ``filled``, as ``[*counts, numbers of a block]``."""
         x = x.reshape([length for part in self._parts for length, _ in part])
         last = tuple(range(x.ndim - len(self.inner), x.ndim))
-        return jnp.moveaxis(x, self.inner, last).reshape(*self.counts, -1)
+        return jnp.moveaxis(x, self.inner, last).reshape(*self.counts, math.prod(self.sizes))

@@ -61,7 +61,8 @@ def encode_blocks(
 
     Raises:
         NoNaNError: if there is a NaN, and no code for it.
-        TypeError, ValueError: as for ``quantize``, and if ``fmt`` has no blocks.
+        TypeError, ValueError: as for ``quantize``, and if ``fmt`` has no blocks; for float64 if
+            its scales are float32 by definition (``order="te"``, ``centred``).
 
     >>> codes = encode_blocks(jnp.array([1.0, 3.0, -12.0, 0.0]), "e2m1f[2,e8m0,floor]")
     >>> codes.elements.tolist(), codes.scales[0].tolist()
@@ -71,6 +72,7 @@ def encode_blocks(
     check_wrap(fmt, check_overflow(overflow))
     check_key(key, rounding)
     x = widen(require_float(x))
+    _require_stored(fmt, x.dtype.name)
     grid = jax.tree.map(jnp.asarray, lower(fmt, x.dtype.name))
     random = None if key is None else random_words(key, x.shape, mode)
     elements, scales = _parts(mode, overflow, x, grid, random)
@@ -99,28 +101,24 @@ def decode_blocks(
         dtype: the carrier, float32 or float64.
 
     Raises:
+        TypeError: if ``encoded`` is not a ``Codes``, or its codes are no integers.
         ValueError: if the codes are not those of such an array.
 
     >>> codes = Codes(jnp.uint8([4, 7, 15, 0]), (jnp.uint8([126, 128]),))
     >>> decode_blocks(codes, "e2m1f[2,e8m0,floor]").tolist()
     [1.0, 3.0, -12.0, 0.0]
     """
-    fmt, grid = _block_of(fmt), lower(_block_of(fmt), jnp.dtype(dtype).name)
-    forms, whole = scale_formats(fmt), encoded.elements.shape
-    if len(encoded.scales) != len(forms):
-        raise ValueError(f"{fmt} has {len(forms)} kinds of scales, got {len(encoded.scales)}")
-    counts = Layout(whole, fmt.recipe.sizes(whole)).counts
-    if encoded.scales[0].shape != counts:
-        raise ValueError(
-            f"{fmt} has scales of shape {counts} for elements of shape {whole}, "
-            f"got {encoded.scales[0].shape}"
-        )
-    values = [codes.decode(c, f, dtype=dtype) for c, f in zip(encoded.scales, forms, strict=True)]
+    fmt = _block_of(fmt)
+    grid, whole = lower(fmt, jnp.dtype(dtype).name), _require_codes(encoded, fmt, dtype)
+    values = tuple(
+        codes.decode(scale, form, dtype=dtype)
+        for scale, form in zip(encoded.scales, scale_formats(fmt), strict=True)
+    )
     elements = codes.decode(encoded.elements, fmt.element, dtype=dtype)
     shape = whole if shape is None else tuple(shape)
     if len(shape) != len(whole) or not all(0 <= n <= m for n, m in zip(shape, whole, strict=True)):
         raise ValueError(f"elements of shape {whole} are not those of an array of shape {shape}")
-    return _joined(elements, tuple(values), grid)[tuple(slice(n) for n in shape)]
+    return _joined(elements, values, grid)[tuple(slice(n) for n in shape)]
 
 
 def scale_formats(fmt: Block) -> list[Format]:
@@ -141,9 +139,43 @@ def _levels(scale: Format) -> list[Format]:
     return [scale.element, *_levels(scale.scale), *[FLOAT32] * scale.recipe.centred]
 
 
+def _require_codes(encoded: Codes, fmt: Block, dtype: str) -> tuple[int, ...]:
+    """The shape of the elements, where each kind of scale has the shape that belongs to it."""
+    if not isinstance(encoded, Codes):
+        kind = type(encoded).__name__
+        raise TypeError(f"expected the qsim.Codes of encode_blocks, got {kind}")
+    whole, forms = jnp.shape(encoded.elements), scale_formats(fmt)
+    if len(encoded.scales) != len(forms):
+        raise ValueError(f"{fmt} has {len(forms)} kinds of scales, got {len(encoded.scales)}")
+    array, grid = jax.ShapeDtypeStruct(whole, dtype), lower(fmt, jnp.dtype(dtype).name)
+    nearest = Rounding.parse("ties_to_even")
+    elements, scales = jax.eval_shape(partial(_parts, nearest, "saturate"), array, grid, None)
+    kinds = [("elements", encoded.elements, elements)]
+    kinds += [("scales", *pair) for pair in zip(encoded.scales, scales, strict=True)]
+    for kind, got, wanted in kinds:
+        if jnp.shape(got) != wanted.shape:
+            raise ValueError(
+                f"{fmt} has {kind} of shape {wanted.shape} where elements have the shape {whole}, "
+                f"got {jnp.shape(got)}"
+            )
+    return whole
+
+
 @jax.jit
 def _joined(elements: Array, values: tuple[Array, ...], grid: BlockGrid) -> Array:
     return grid.joined(elements, values)
+
+
+def _require_stored(fmt: Block, carrier: str) -> None:
+    """What is stored of scales is what the carrier computes with."""
+    level = fmt
+    while isinstance(level, Block):
+        if carrier != "float32" and (level.recipe.order == "te" or level.recipe.centred):
+            raise ValueError(
+                f"{fmt} stores float32 numbers that {carrier} arithmetic does not round to: encode "
+                "a float32 array"
+            )
+        level = level.scale
 
 
 def _block_of(fmt: str | Format) -> Block:
