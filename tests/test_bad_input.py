@@ -305,7 +305,7 @@ def test_keys_are_folded_with_words():
         with raises(ValueError, f"folded with an integer in 0..2**32-1, got {number}"):
             qsim.fold_in(key, number)
     for attempt in (lambda: qsim.fold_in(key, 1.5), lambda: qsim.counter_key(1.5)):
-        with raises(TypeError, "seeds and what is folded in are integers, got 1.5"):
+        with raises(TypeError, "seeds and what is folded in are single integers, got 1.5"):
             attempt()
     with raises(TypeError, "a random key is needed, got 3: make one with jax.random.key(0)"):
         qsim.fold_in(3, 1)

@@ -149,13 +149,11 @@ def _require_codes(encoded: Codes, fmt: Block, dtype: str) -> tuple[int, ...]:
         raise ValueError(f"{fmt} has {len(forms)} kinds of scales, got {len(encoded.scales)}")
     array, grid = jax.ShapeDtypeStruct(whole, dtype), lower(fmt, jnp.dtype(dtype).name)
     nearest = Rounding.parse("ties_to_even")
-    elements, scales = jax.eval_shape(partial(_parts, nearest, "saturate"), array, grid, None)
-    kinds = [("elements", encoded.elements, elements)]
-    kinds += [("scales", *pair) for pair in zip(encoded.scales, scales, strict=True)]
-    for kind, got, wanted in kinds:
+    _, scales = jax.eval_shape(partial(_parts, nearest, "saturate"), array, grid, None)
+    for got, wanted in zip(encoded.scales, scales, strict=True):
         if jnp.shape(got) != wanted.shape:
             raise ValueError(
-                f"{fmt} has {kind} of shape {wanted.shape} where elements have the shape {whole}, "
+                f"{fmt} has scales of shape {wanted.shape} where elements have the shape {whole}, "
                 f"got {jnp.shape(got)}"
             )
     return whole
