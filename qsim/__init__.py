@@ -22,7 +22,11 @@ from qsim.scales.blocks import Block
 from qsim.scales.parts import decode_blocks, encode_blocks
 from qsim.scales.recipes import Recipe
 from qsim.scales.tensor import SCALES
-from qsim.simulate.policy import Policy, Quantizer, policy
+from qsim.simulate.explanation import Explanation
+from qsim.simulate.policy import Policy, Rule, policy
+from qsim.simulate.primitives import register
+from qsim.simulate.quantizer import Precision, Quantizer
+from qsim.simulate.selector import Selector
 from qsim.simulate.sites import Site, sites
 from qsim.simulate.transform import simulate
 from qsim.sweeps.sweep import stream, sweep
@@ -34,6 +38,7 @@ __all__ = [
     "Block",
     "Codebook",
     "Components",
+    "Explanation",
     "Float",
     "Format",
     "Grid",
@@ -43,9 +48,12 @@ __all__ = [
     "NoNaNError",
     "Policy",
     "Posit",
+    "Precision",
     "Quantizer",
     "Recipe",
     "RootsOfUnity",
+    "Rule",
+    "Selector",
     "Site",
     "Takum",
     "arithmetic",
@@ -62,6 +70,7 @@ __all__ = [
     "parse",
     "policy",
     "quantize",
+    "register",
     "simulate",
     "sites",
     "split",

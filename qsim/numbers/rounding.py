@@ -15,6 +15,7 @@ from jaxtyping import Array, Inexact
 
 from qsim.numbers.complexes import RootsOfUnity, quantize_complex
 from qsim.numbers.formats import Format
+from qsim.numbers.gradients import check_gradient, surrogate
 from qsim.numbers.grid import CARRIERS, Grid, carrier_of, lower, require_wraps
 from qsim.numbers.integers import check_wrap
 from qsim.numbers.modes import Rounding, check_overflow
@@ -23,8 +24,6 @@ from qsim.numbers.records import shown
 from qsim.numbers.specs import format_of, parse
 
 __all__ = ["quantize"]
-
-GRADIENTS = ("clipped", "identity")
 
 
 def quantize(
@@ -50,8 +49,8 @@ def quantize(
             ``qsim.counter_key``. Every row of a stacked grid sees the same random bits, so that
             formats are compared under the same noise; so do the rows of a ``jax.vmap`` that
             captures the key, unless each folds its number in (``qsim.fold_in``).
-        gradient: the straight-through derivative is 1 inside the format's range; outside it is
-            0 (``"clipped"``) or 1 (``"identity"``).
+        gradient: what stands in for the derivative: ``"clipped"`` is 1 inside the format's range
+            and 0 outside it, ``"identity"`` 1; others in ``qsim.numbers.gradients``.
 
     NaN stays NaN. The result has the same bytes eagerly, under ``jit`` and under ``vmap``.
 
@@ -92,17 +91,6 @@ def _quantize_to_format(x, fmt: Format, mode: Rounding, policy: str, key, gradie
         grid, wide = lower(fmt), widen(x)
     random = None if key is None else random_words(key, x.shape, mode)
     return _compiled(mode, policy, gradient, wide, grid, random).astype(dtype)
-
-
-def check_gradient(gradient: str) -> str:
-    """``gradient`` itself, if it names a straight-through estimator.
-
-    Raises:
-        ValueError: for an unknown one.
-    """
-    if gradient not in GRADIENTS:
-        raise ValueError(f"no gradient {gradient!r}; choose 'clipped' or 'identity'")
-    return gradient
 
 
 # --- what may come in -----------------------------------------------------------------------
@@ -187,7 +175,4 @@ def _straight_through(mode: Rounding, policy: str, gradient: str, x, grid: Grid,
 def _straight_through_jvp(mode, policy, gradient, primals, tangents):
     x, grid, random = primals
     rounded = _straight_through(mode, policy, gradient, x, grid, random)
-    tangent = tangents[0]
-    if gradient == "clipped":
-        tangent = jnp.where(grid.inside(x), tangent, jnp.zeros_like(tangent))
-    return rounded, tangent
+    return rounded, surrogate(gradient, grid, x, tangents[0])

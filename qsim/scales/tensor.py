@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, UInt
 
+from qsim.numbers.gradients import surrogate
 from qsim.numbers.grid import Carrier, Grid, carrier_of, require_wraps
 from qsim.numbers.modes import Rounding, suggest
 from qsim.scales.arithmetic import (
@@ -138,11 +139,10 @@ def _straight_through(mode, policy, gradient, divides, x, grid, factor, random):
 def _straight_through_jvp(mode, policy, gradient, divides, primals, tangents):
     x, grid, factor, random = primals
     result = _straight_through(mode, policy, gradient, divides, x, grid, factor, random)
-    tangent = tangents[0]
-    if gradient == "clipped":
-        inside = grid.inside(_unscale(x, factor, divides, carrier_of(grid)))
-        tangent = jnp.where(inside, tangent, jnp.zeros_like(tangent))
-    return result, tangent
+    if gradient == "identity":
+        return result, tangents[0]
+    unscaled = _unscale(x, factor, divides, carrier_of(grid))
+    return result, surrogate(gradient, grid, unscaled, tangents[0])
 
 
 def _unscale(x: Array, factor: Array | None, divides: bool, carrier: Carrier) -> Array:

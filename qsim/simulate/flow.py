@@ -1,149 +1,132 @@
-"""Where the values of a program come from: parameters, data, or neither.
+"""Where the values of a program come from: what role they have, and whose value they are.
 
-The *role* of a value is ``activation`` if it depends on the data, ``weight`` if it depends on
-parameters only, and ``constant`` if on neither. A value that is a parameter itself, perhaps
-transposed or reshaped, keeps the parameter's path.
+The *role* of a value says what it is to the program:
+
+- ``constant``: depends on no argument;
+- ``weight``: depends on parameters only;
+- ``state``: depends on an optimizer's state, and at most on weights besides;
+- ``cache``: is kept from one call to the next, such as keys and values of attention;
+- ``activation``: depends on data;
+- ``gradient``: is a derivative of the loss, or depends on one.
+
+A value that is an argument itself, perhaps transposed or reshaped, keeps the argument's path.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from qsim.simulate.jaxprs import ClosedJaxpr, JaxprEqn, Literal, Traced, regions, scope
+from qsim.simulate.jaxprs import JaxprEqn, Traced
+from qsim.simulate.primitives import class_of
 
-__all__ = ["Flow", "input_flows", "join_scopes", "nothing", "output_flows", "settle", "walk"]
+__all__ = ["ROLES", "Flow", "input_flows", "joined", "operation_flows"]
 
-ROLES = ("constant", "weight", "activation")
+ROLES = ("constant", "weight", "state", "cache", "activation", "gradient")  # the last one wins
 
 # operations whose result holds elements of their first operand, perhaps in another dtype
-MOVEMENT = {
+SAME_VALUES = {
     "broadcast_in_dim",
     "convert_element_type",
     "copy",
+    "copy_p",
     "dynamic_slice",
     "gather",
+    "name",
+    "pvary",
+    "reduce_precision",
     "reshape",
     "rev",
+    "sharding_constraint",
     "slice",
+    "split",
     "squeeze",
     "stop_gradient",
     "transpose",
 }
+WRITES = {"dynamic_update_slice", "scatter"}  # the first operand with some elements replaced
 
 
 @dataclass(frozen=True)
 class Flow:
-    """The origin of a value: its role, and the path of the parameter that it is, if any."""
+    """The origin of a value.
+
+    Attributes:
+        role: one of ``ROLES``.
+        path: of the argument that it is, if any.
+        origin: what tells it apart from other values of its role, however it is moved about.
+    """
 
     role: str = "constant"
     path: str | None = None
+    origin: int | None = None
 
     def join(self, other: "Flow") -> "Flow":
         """The origin of a value that may come from either."""
-        role = max(self.role, other.role, key=ROLES.index)
-        return Flow(role, self.path if self.path == other.path else None)
+        path = self.path if self.path == other.path else None
+        origin = self.origin if self.origin == other.origin else None
+        return Flow(max(self.role, other.role, key=ROLES.index), path, origin)
 
 
-Visit = Callable[[JaxprEqn, str, int, list[Flow]], None]
+def joined(flows: Sequence[Flow]) -> str:
+    """The role of what is computed from several values.
+
+    >>> joined([Flow("weight"), Flow("activation"), Flow()])
+    'activation'
+    """
+    return max((flow.role for flow in flows), key=ROLES.index, default="constant")
 
 
-def input_flows(traced: Traced, params: int | Sequence[int] | None) -> list[Flow]:
+def input_flows(traced: Traced, roles: Mapping[str, int | Sequence[int] | None]) -> list[Flow]:
     """The flows of a traced function's inputs.
 
     Args:
         traced: the traced function.
-        params: the positions of the arguments that hold parameters. By default that is the first
-            argument, if it is a container of arrays; an array by itself is data, and so is what
-            comes by keyword.
+        roles: for ``weight``, ``state`` and ``cache`` the positions of the arguments that have
+            that role. Without any of weights it is the first argument, if that is a container of
+            arrays; an array by itself is data, and so is what comes by keyword.
 
     Raises:
-        ValueError: if ``params`` names no positional argument.
+        ValueError: if a position is that of no positional argument, or has two roles.
     """
-    if params is None:
-        positions = {0} if any(at == 0 and path for at, path in traced.paths) else set()
-    else:
-        positions = {params} if isinstance(params, int) else set(params)
-        for position in positions:
-            if not 0 <= position < traced.positional:
-                count = traced.positional
-                raise ValueError(
-                    f"params={position}, but the function got {count} positional arguments; "
-                    "count them from 0, and pass parameters by position"
-                )
+    role_of: dict[int, str] = {}
+    for role, positions in roles.items():
+        if positions is None:
+            continue
+        for position in [positions] if isinstance(positions, int) else positions:
+            _check_position(traced, role, position, role_of)
+            role_of[position] = role
+    if roles.get("weight") is None and any(at == 0 and path for at, path in traced.paths):
+        role_of.setdefault(0, "weight")
     return [
-        Flow("weight", path or None) if at in positions else Flow("activation")
-        for at, path in traced.paths
+        Flow(role_of.get(at, "activation"), (path or None) if at in role_of else None, number)
+        for number, (at, path) in enumerate(traced.paths)
     ]
 
 
-def walk(jaxpr: ClosedJaxpr, flows: Sequence[Flow], visit: Visit, prefix="", repeats=1):
-    """The flows of a jaxpr's outputs; ``visit`` sees every equation once, in program order.
+def _check_position(traced: Traced, role: str, position: int, taken: Mapping[int, str]) -> None:
+    word = {"weight": "params", "state": "states", "cache": "caches"}[role]
+    if not 0 <= position < traced.positional:
+        raise ValueError(
+            f"{word}={position}, but the function got {traced.positional} positional arguments; "
+            f"count them from 0, and pass {word} by position"
+        )
+    if position in taken:
+        raise ValueError(f"argument {position} is said to be {taken[position]} and {role}")
 
-    ``visit(eqn, path, repeats, flows)`` gets the equation's full name scope, how often it runs
-    and the flows of its inputs. Captured arrays count as parameters.
+
+def operation_flows(eqn: JaxprEqn, inputs: Sequence[Flow], transposed: bool) -> list[Flow]:
+    """The flows of the results of an operation that holds no other program.
+
+    Args:
+        transposed: whether the operation is part of a backward pass, where what depends on
+            nothing, or on gradients, is a gradient.
     """
-    known = dict(zip(jaxpr.jaxpr.invars, flows, strict=True))
-    known.update({var: Flow("weight") for var in jaxpr.jaxpr.constvars})
-
-    def read(atom) -> Flow:
-        return Flow() if isinstance(atom, Literal) else known[atom]
-
-    for eqn in jaxpr.jaxpr.eqns:
-        path = join_scopes(prefix, scope(eqn))
-        inputs = [read(atom) for atom in eqn.invars]
-        visit(eqn, path, repeats, inputs)
-        outputs = output_flows(eqn, inputs, visit, path, repeats)
-        known.update(zip(eqn.outvars, outputs, strict=True))
-    return [read(atom) for atom in jaxpr.jaxpr.outvars]
-
-
-def output_flows(eqn, inputs: list[Flow], visit: Visit, path="", repeats=1) -> list[Flow]:
-    """The flows of an equation's outputs; the equations inside it are visited."""
-    inner = regions(eqn)
-    if not inner:
-        joined = joined_role(inputs)
-        if eqn.primitive.name in MOVEMENT and joined.role == "weight":
-            return [inputs[0]]
-        return [joined] * len(eqn.outvars)
-    results = [Flow() for _ in eqn.outvars]
-    if eqn.primitive.name == "cond":  # the results depend on the choice of the branch
-        results = [joined_role(inputs[:1])] * len(results)
-    for region in inner:
-        starts = settle(region, inputs)
-        outs = walk(region.jaxpr, starts, visit, path, repeats * region.repeats)
-        for index, flow in zip(region.outputs, outs, strict=True):
-            if index is not None:
-                first = results[index] == Flow()
-                results[index] = flow if first else results[index].join(flow)
-    return results
-
-
-def settle(region, inputs: Sequence[Flow]) -> list[Flow]:
-    """The flows of a region's inputs, what a loop carries back included."""
-    flows = [inputs[index] for index in region.inputs]
-    while region.feedback:
-        outputs = walk(region.jaxpr, flows, nothing)
-        merged = list(flows)
-        for out, into in region.feedback:
-            merged[into] = merged[into].join(outputs[out])
-        if merged == flows:
-            break
-        flows = merged
-    return flows
-
-
-def joined_role(flows: Sequence[Flow]) -> Flow:
-    """The role of what is computed from several values; it is no parameter itself."""
-    return Flow(max((flow.role for flow in flows), key=ROLES.index, default="constant"))
-
-
-def join_scopes(*scopes: str) -> str:
-    """Name scopes, one inside the other.
-
-    >>> join_scopes("", "model", "up")
-    'model/up'
-    """
-    return "/".join(part for part in scopes if part)
-
-
-def nothing(eqn: JaxprEqn, path: str, repeats: int, flows: list[Flow]) -> None:
-    """A visit that looks at nothing."""
+    name, role = eqn.primitive.name, joined(inputs)
+    if inputs and name in SAME_VALUES and role == inputs[0].role != "constant":
+        return [inputs[0]] * len(eqn.outvars)
+    if name in WRITES and inputs[0].role == "cache" and role != "gradient":
+        return [inputs[0]]
+    if name == "optimization_barrier":
+        return list(inputs)
+    if transposed and role == "constant" and class_of(name) != "logic":
+        role = "gradient"
+    return [Flow(role, origin=id(var)) for var in eqn.outvars]

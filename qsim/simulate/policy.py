@@ -1,168 +1,234 @@
-"""What the operations of a program get: quantizers, and the policy that hands them out.
+"""What the operations of a program get: rules, and the quantizers that they hand out.
 
-Both are pytrees whose leaves are grids and whose modes are static, so that policies of the same
-modes stack, and a sweep over them is one computation.
+A ``Policy`` is a list of rules; for every operand and result of a program the first rule that
+addresses it says how it is rounded. A rule says so by a ``Precision``, which is a format with its
+modes and can be printed, or by a ``Quantizer``, to which ``Policy.lower`` brings it: a pytree whose
+leaves are grids and whose modes are static, so that policies of the same rules stack, and a sweep
+over them is one computation.
+
+The text form is a list of rules, separated by ``;`` or commas, ``SELECTOR = FORMAT MODES``::
+
+    weights=mxfp4, activations=e4m3; .*softmax.*=bfloat16
+    .*head.*=none; all=e5m10 ieee
+    gradients=e5m2 stochastic:8; stored states=e4m3 absmax
+    weights=e4m3|e4m3|e2m1f                     a format for each layer of a scan over three
+
+``SELECTOR`` is described in ``qsim.simulate.selector``. ``FORMAT`` is a spec string, a name of the
+catalogue, or ``none``, which leaves numbers alone; ``MODES`` are the names of a rounding mode, an
+overflow policy, a scale and a gradient, in any order, where the default is not wanted.
 """
 
 import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from qsim.numbers.formats import Format
-from qsim.numbers.grid import Grid, carrier_of, lower
-from qsim.numbers.integers import check_wrap
-from qsim.numbers.modes import Rounding, check_overflow
-from qsim.numbers.random_bits import Key, fold_in, random_words
-from qsim.numbers.rounding import check_gradient, widen
-from qsim.numbers.specs import format_of
-from qsim.scales.block_grid import BlockGrid
-from qsim.scales.tensor import check_scale, quantize_scaled
+from qsim.numbers.grid import Grid
+from qsim.numbers.random_bits import Key, fold_in
+from qsim.numbers.records import shown
+from qsim.numbers.specs import format_of, listed, parse
+from qsim.simulate.explanation import Explanation, Place
+from qsim.simulate.program import program
+from qsim.simulate.quantizer import Precision, Quantizer
+from qsim.simulate.selector import Selector
+from qsim.simulate.slots import Slot, slots, stored_slots
 
-__all__ = ["Policy", "Quantizer", "as_policy", "policy", "site_key"]
+__all__ = ["Policy", "Rule", "as_policy", "policy", "site_key"]
 
-
-def _static(default: str):
-    return field(default=default, metadata={"static": True})
+MAX_TEXT = 2**16  # letters of a policy
+ROLES = ("weights", "caches", "activations", "gradients", "states", "operands", "outputs")
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class Quantizer:
-    """How one tensor is rounded: to a grid, with a mode, an overflow policy and a scale.
+class Rule:
+    """What the operands or results that a selector addresses get; None leaves them alone."""
 
-    Attributes:
-        grid: the grid; its arrays are the only leaves. Stacked ones are for ``jax.vmap``.
-        rounding, overflow, gradient: as for ``qsim.quantize``.
-        scale: a rule of ``qsim.SCALES``.
+    select: Selector = field(metadata={"static": True})
+    to: Precision | Quantizer | None
 
-    Raises:
-        ValueError: for an unknown mode.
+    def __str__(self) -> str:
+        given = "none" if self.to is None else str(self.to)
+        return f"{self.select}={'GRID' if isinstance(self.to, Quantizer) else given}"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Policy:
+    """An ordered list of rules; of those that address something the first one counts.
+
+    ``str`` gives the text form, which ``policy`` reads.
+
+    >>> str(policy("weights=mxfp4; .*softmax.*=bfloat16"))
+    'weights=e2m1f[32,e8m0,floor]; .*softmax.*=e8m7'
     """
 
-    grid: Grid
-    rounding: str = _static("ties_to_even")
-    overflow: str = _static("saturate")
-    scale: str = _static("none")
-    gradient: str = _static("clipped")
+    rules: tuple[Rule, ...] = ()
 
-    def __post_init__(self):
-        Rounding.parse(self.rounding)
-        check_overflow(self.overflow)
-        check_scale(self.scale)
-        check_gradient(self.gradient)
-        if self.scale != "none" and isinstance(self.grid, BlockGrid):
-            raise ValueError(
-                f"scale={self.scale!r} is for formats without scales; this one has blocks with "
-                "scales of their own: leave scale at 'none'"
-            )
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.rules))
 
-    def __call__(
-        self,
-        x: Float[Array, "..."],
-        key: Key | None = None,
-        axes: tuple[int, ...] | None = None,
-    ) -> Float[Array, "..."]:
-        """``x`` rounded, in the grid's carrier: float16 and bfloat16 come back as float32.
-
-        Args:
-            x: the array to round.
-            key: the random key that stochastic rounding needs.
-            axes: those over which ``x`` is contracted: blocks run along them.
+    def lower(self, carrier: str = "float32") -> "Policy":
+        """The policy with grids in place of formats: a pytree that stacks, for a carrier.
 
         Raises:
-            TypeError: if ``x`` is wider than the grid's carrier.
-            ValueError: if stochastic rounding has no key, or the grid is a stack.
+            ValueError: for a format that the carrier cannot hold.
         """
-        if self.grid.shape:
-            raise ValueError(
-                f"one format is needed here, got a stack of shape {self.grid.shape}: "
-                "use qsim.sweep, or jax.vmap over the policy"
+        return Policy(
+            tuple(
+                Rule(select=rule.select, to=rule.to.lower(carrier))
+                if isinstance(rule.to, Precision)
+                else rule
+                for rule in self.rules
             )
-        mode, carrier = Rounding.parse(self.rounding), carrier_of(self.grid)
-        if mode.is_stochastic and key is None:
-            raise ValueError("stochastic rounding needs a random key: simulate(..., key=key)")
-        x = widen(x) if carrier.name == "float32" else x.astype(carrier.name)
-        if x.dtype != carrier.name:
-            raise TypeError(
-                f"the policy's grids are carried in {carrier.name}, but an operand is {x.dtype}: "
-                "cast the operand, or make the policy with carrier='float64'"
-            )
-        random = random_words(key, x.shape, mode) if mode.is_stochastic else None
-        return quantize_scaled(
-            x,
-            self.grid if axes is None else self.grid.along(axes),
-            scale=self.scale,
-            mode=mode,
-            policy=self.overflow,
-            gradient=self.gradient,
-            random=random,
         )
 
+    def find(self, slot: Slot) -> int | None:
+        """The number of the first rule that addresses a slot."""
+        numbers = (n for n, rule in enumerate(self.rules) if rule.select.matches(slot))
+        return next(numbers, None)
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class Policy:
-    """The quantizers of a contraction's operands and of its result; None leaves them alone.
+    def layer(self, number: Array | None, length: int) -> "Policy":
+        """The policy inside one iteration of a scan of this length."""
+        return Policy(
+            tuple(
+                Rule(select=rule.select, to=rule.to.layer(number))
+                if isinstance(rule.to, Quantizer) and rule.to.layers == length
+                else rule
+                for rule in self.rules
+            )
+        )
 
-    Attributes:
-        weights: for operands that are computed from parameters only.
-        activations: for operands that depend on the data.
-        outputs: for results.
-    """
+    def explain(
+        self,
+        fn: Callable,
+        *args,
+        params: int | Sequence[int] | None = None,
+        states: int | Sequence[int] | None = None,
+        caches: int | Sequence[int] | None = None,
+        **kwargs,
+    ) -> Explanation:
+        """Which rule counts for each operand and result of a function; nothing is computed.
 
-    weights: Quantizer | None = None
-    activations: Quantizer | None = None
-    outputs: Quantizer | None = None
+        Args:
+            fn, args, kwargs: a function and its arguments.
+            params, states, caches: as for ``qsim.simulate``.
+
+        >>> import jax.numpy as jnp
+        >>> layer = lambda p, x: jnp.tanh(x @ p["w"])
+        >>> arguments = {"w": jnp.eye(2)}, jnp.eye(2)
+        >>> print(policy("weights=e2m1; .*head.*=e4m3").explain(layer, *arguments))
+        0. weights=e2m1: 1 place
+           w  dot_general forward, weight
+        1. .*head.*=e4m3: 0 places
+        no rule: 4 places
+        """
+        roles = {"weight": params, "state": states, "cache": caches}
+        found = program(fn, args, kwargs, roles)
+        places = [
+            Place(slot.path, "argument", slot.direction, f"stored {slot.role}", self.find(slot))
+            for slot in stored_slots(found)
+            if slot is not None and self.find(slot) is not None
+        ]
+        for node in found:
+            for _, slot in slots(node):
+                said = {"operand": slot.role, "stored": f"stored {slot.role}", "result": "result"}
+                where = (node.path, node.name, node.direction, said[slot.part])
+                places.append(Place(*where, self.find(slot)))
+        return Explanation(tuple(map(str, self.rules)), tuple(places))
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether a rule has a format for each layer."""
+        return any(isinstance(rule.to, Quantizer) and rule.to.layers > 0 for rule in self.rules)
+
+
+Given = str | Format | Grid
 
 
 def policy(
+    text: str | None = None,
     *,
-    weights: str | Format | Grid | None = None,
-    activations: str | Format | Grid | None = None,
-    outputs: str | Format | Grid | None = None,
+    weights: Given | None = None,
+    activations: Given | None = None,
+    gradients: Given | None = None,
+    states: Given | None = None,
+    caches: Given | None = None,
+    operands: Given | None = None,
+    outputs: Given | None = None,
     rounding: str = "ties_to_even",
     overflow: str = "saturate",
     scale: str = "none",
     gradient: str = "clipped",
-    carrier: str = "float32",
 ) -> Policy:
-    """A policy from formats, all of them with the same modes.
+    """A policy from its text form, or from formats for contractions.
 
     Args:
-        weights, activations, outputs: a spec string, a ``Format``, a ``Grid`` or None.
-        rounding, overflow, gradient: as for ``qsim.quantize``.
+        text: rules, see ``qsim.simulate.policy``. They come before what is given by name.
+        weights, activations, gradients, states, caches: for operands of contractions of that
+            role: a spec string, a ``Format`` or a ``Grid``. ``weights`` includes what depends on
+            no argument, ``activations`` what is read from caches.
+        operands: for those of every other role.
+        outputs: for results of contractions.
+        rounding, overflow, gradient: as for ``qsim.quantize``, for what is given by name.
         scale: one scale per tensor: ``"none"``, ``"absmax"`` or ``"power_of_two"``. Formats as
             wide as the carrier (8 exponent bits in float32) always have the scale 1.
-        carrier: the dtype in which the emulated values of formats travel, float32 or float64.
 
     Raises:
-        ValueError: for an unknown name, or a format that the carrier cannot hold.
+        ValueError: for an unknown name, and for a text that is no list of rules; the message
+            names the rule.
 
-    >>> policy(weights="e4m3", activations="e5m2").weights.rounding
-    'ties_to_even'
+    >>> str(policy(weights="e4m3", activations="e5m2", scale="absmax"))
+    'weights=e4m3 absmax; activations=e5m2 absmax'
     """
     modes = {"rounding": rounding, "overflow": overflow, "scale": scale, "gradient": gradient}
-    formats = {"weights": weights, "activations": activations, "outputs": outputs}
-    return Policy(
-        **{
-            role: None if fmt is None else Quantizer(grid=_grid(fmt, carrier, overflow), **modes)
-            for role, fmt in formats.items()
-        }
-    )
+    Precision(formats=(), **modes)  # checks the names, also where no format is given
+    given = (weights, caches, activations, gradients, states, operands, outputs)
+    named = [
+        Rule(select=Selector.parse(role), to=_precision(fmt, modes))
+        for role, fmt in zip(ROLES, given, strict=True)
+        if fmt is not None
+    ]
+    return Policy((*(_rules(text) if text is not None else ()), *named))
 
 
-def _grid(fmt: str | Format | Grid, carrier: str, overflow: str) -> Grid:
+def _precision(fmt: Given, modes: Mapping[str, str]) -> Precision | Quantizer:
     if isinstance(fmt, Grid):
-        return fmt
-    fmt = format_of(fmt)
-    check_wrap(fmt, overflow)
-    return lower(fmt, carrier)
+        return Quantizer(grid=fmt, **modes)
+    return Precision(formats=(format_of(fmt),), **modes)
+
+
+def _rules(text: str) -> list[Rule]:
+    """The rules of a text."""
+    if not isinstance(text, str):
+        raise TypeError(f"a policy is a text such as 'weights=e4m3', got {type(text).__name__}")
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"a policy has at most {MAX_TEXT} letters, this one {len(text)}")
+    parts = [part for some in listed(text, ";") for part in listed(some) if part]
+    return [_rule(part) for part in parts]
+
+
+def _rule(text: str) -> Rule:
+    select, *given = listed(text, "=")
+    if not given or not select:
+        raise ValueError(
+            f"{shown(text)} is no rule; write what it is for, '=' and a format: weights=e4m3"
+        )
+    try:
+        to = "=".join(given)  # special codes of a format have an equals sign too
+        precision = None if to == "none" else Precision.parse(to)
+        return Rule(select=Selector.parse(select), to=precision)
+    except ValueError as error:
+        raise ValueError(f"rule {shown(text)}: {error}") from None
 
 
 def as_policy(what: "Policy | str | Format | Grid | None") -> Policy:
-    """A policy as it is; a format stands for itself on weights and activations; None for nothing.
+    """A policy as it is; a text is parsed; None stands for no rules.
+
+    A format, or its spec string, stands for itself on the operands of every contraction.
 
     Raises:
         TypeError: for anything else.
@@ -172,9 +238,19 @@ def as_policy(what: "Policy | str | Format | Grid | None") -> Policy:
             return what
         case None:
             return Policy()
+        case str() if len(listed(what, "=")) > 1 and not _is_format(what):
+            return policy(what)
         case str() | Format() | Grid():
-            return policy(weights=what, activations=what)
+            return policy(operands=what)
     raise TypeError(f"a policy is made by qsim.policy(...) or is a format, got {what!r}")
+
+
+def _is_format(text: str) -> bool:
+    """Whether a text with an equals sign is a format with special codes."""
+    try:
+        return bool(parse(text))
+    except ValueError:
+        return False
 
 
 def site_key(key: Key | None, *names: object) -> Key | None:

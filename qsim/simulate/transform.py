@@ -1,13 +1,14 @@
-"""The transformation: a function whose contractions compute on emulated formats.
+"""The transformation: a function whose operations compute on emulated formats.
 
-The function is traced, and its jaxpr evaluated again with every contraction's operands rounded
-before it and its result after it. Equations in which nothing changes are run as they are, so
-that their derivative rules, names and compilation stay what they were.
+The function is traced, and its jaxpr evaluated again with operands and results rounded as the
+rules of a policy say. Equations in which nothing changes are run as they are, so that their
+derivative rules, names and compilation stay what they were.
 """
 
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,22 +17,12 @@ from jax import lax
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid
 from qsim.numbers.random_bits import Key, fold_in
-from qsim.simulate.flow import Flow, input_flows, join_scopes, nothing, output_flows, settle, walk
-from qsim.simulate.jaxprs import (
-    STRUCTURED,
-    ClosedJaxpr,
-    JaxprEqn,
-    Literal,
-    bind,
-    inner_jaxprs,
-    place,
-    rebuild,
-    regions,
-    scope,
-    trace,
-)
-from qsim.simulate.policy import Policy, Quantizer, as_policy, site_key
-from qsim.simulate.sites import CONTRACTIONS, UNKNOWN_CONTRACTIONS, contracted_axes, site_path
+from qsim.simulate.jaxprs import ClosedJaxpr, JaxprEqn, Literal, bind
+from qsim.simulate.plan import Choice, Plan, make_plan
+from qsim.simulate.policy import Policy, as_policy, site_key
+from qsim.simulate.program import Node, program
+from qsim.simulate.quantizer import Quantizer
+from qsim.simulate.regions import rebuild
 
 __all__ = ["simulate"]
 
@@ -41,49 +32,62 @@ def simulate(
     policy: Policy | str | Format | Grid | None,
     *,
     params: int | Sequence[int] | None = None,
+    states: int | Sequence[int] | None = None,
+    caches: int | Sequence[int] | None = None,
     key: Key | None = None,
 ) -> Callable:
-    """A function like ``fn`` in which contractions compute on the formats of a policy.
+    """A function like ``fn`` whose operations compute on the formats of a policy.
 
-    Every ``dot_general`` and ``conv_general_dilated`` of the program gets operands rounded by the
-    policy's quantizer for their role, and its result is rounded by the one for outputs. Products
-    are summed in float32 (in float64 for float64), at the highest precision of the back end. It
-    reaches into ``jit``, ``custom_jvp``, ``custom_vjp``, ``remat``, ``scan``, ``while`` and
-    ``cond``, and composes with ``jit``, ``vmap`` and ``grad`` in either order.
+    Every operand and result that a rule of the policy addresses is rounded; see
+    ``qsim.simulate.policy`` for what rules can say. It reaches into ``jit``, ``custom_jvp``,
+    ``custom_vjp``, ``remat``, ``scan``, ``while``, ``cond`` and ``shard_map``, and composes with
+    ``jit``, ``vmap`` and ``grad`` in either order.
 
     Args:
-        fn: any JAX function: a Flax ``apply``, a loss, the gradient of a loss.
-        policy: from ``qsim.policy``; a format or its spec string stands for that format on
-            weights and activations; None changes nothing.
-        params: positions of the arguments that hold parameters, whose operands are *weights*. By
+        fn: any JAX function: a Flax ``apply``, a loss, the gradient of a loss, a training step.
+        policy: from ``qsim.policy``, or its text form; a format or its spec string stands for
+            that format on all operands of contractions; None changes nothing.
+        params: positions of the arguments that hold parameters, whose values are *weights*. By
             default the first argument, if it is a container; captured arrays always are.
+        states: positions of those that hold the state of an optimizer.
+        caches: positions of those that are kept from call to call, such as keys and values.
         key: random key for stochastic rounding, of ``jax.random.key`` or ``qsim.counter_key``,
             folded by site, operand and loop iteration.
 
-    Gradients are straight-through; see ``gradient`` of ``qsim.policy``. A derivative rule of the
-    user's own (``custom_jvp``, ``custom_vjp``) stays in force as it was written, for the function
-    without rounding. Integer contractions are exact and stay as they are.
+    Operations are computed in the dtype that they have and then rounded; contractions in at least
+    float32 (float64 for float64), at the highest precision of the back end. Integers are exact and
+    stay as they are.
+
+    Gradients of the result are straight-through; see ``gradient`` of ``qsim.quantize``. A
+    derivative rule of the user's own (``custom_jvp``, ``custom_vjp``) stays in force as it was
+    written, for the function without rounding; in ``simulate(jax.grad(fn), ...)`` it is part of
+    the program, and rounded like the rest.
 
     Raises:
         TypeError: if ``policy`` is neither a policy nor a format.
-        ValueError: for an unknown format name.
-        NotImplementedError: for complex contractions, and for contractions by or inside a
-            primitive that is not known here.
+        ValueError: for an unknown format name, or a policy with layers that addresses what is in
+            no scan over them.
+        NotImplementedError: for complex numbers where a rule would round them, and for primitives
+            that are not known or hide what they do.
 
     >>> import jax.numpy as jnp
     >>> dot = lambda p, x: x @ p["w"]
     >>> simulate(dot, "e2m1f")({"w": jnp.array([[0.8]])}, jnp.array([[3.3]])).tolist()
     [[3.0]]
+    >>> simulate(lambda x: jnp.exp(x) + 1, "function=e4m3; all=e5m10")(jnp.array([0.3])).tolist()
+    [2.375]
     """
-    chosen = as_policy(policy)
+    chosen = as_policy(policy).lower()
+    roles = {"weight": params, "state": states, "cache": caches}
 
     @functools.wraps(fn)
     def simulated(*args, **kwargs):
-        traced = trace(fn, args, kwargs)
-        flows = input_flows(traced, params)
-        context = _Context(chosen, key, _site_numbers(traced.jaxpr, flows))
+        annotated = program(fn, args, kwargs, roles)
+        traced, plan = annotated.traced, make_plan(chosen, annotated)
         arrays = [jnp.asarray(array) for array in traced.arrays]
-        results = _evaluate(context, traced.jaxpr, flows, arrays, "")
+        if any(rule is not None for rule in plan.stored):
+            arrays = _stored(chosen, plan, annotated.flows, arrays, key)
+        results = _evaluate(_Context(chosen, key, plan), traced.jaxpr, annotated.nodes, arrays)
         return jax.tree.unflatten(traced.out_tree, results)
 
     return simulated
@@ -94,131 +98,134 @@ class _Context:
     """What stays the same through an evaluation.
 
     Attributes:
-        policy: who gets what.
+        policy: with grids; inside a scan over layers those of one layer.
         key: the random key, already folded by the iterations of the loops around.
-        numbers: for every contraction, by the identity of its equation, how many of the same
-            path come before it in the program: an equation may be evaluated more than once.
+        plan: which rule counts where.
     """
 
     policy: Policy
     key: Key | None
-    numbers: dict[int, int]
+    plan: Plan
 
 
-def _site_numbers(jaxpr: ClosedJaxpr, flows: list[Flow]) -> dict[int, int]:
-    """The number of every contraction among those of its path, in program order."""
-    counts: dict[str, int] = {}
-    numbers: dict[int, int] = {}
-
-    def visit(eqn: JaxprEqn, path: str, repeats: int, flows: list[Flow]) -> None:
-        if eqn.primitive.name in CONTRACTIONS:
-            name = site_path(path, flows)
-            numbers[id(eqn)] = counts.get(name, 0)
-            counts[name] = numbers[id(eqn)] + 1
-
-    walk(jaxpr, flows, visit)
-    return numbers
-
-
-def _evaluate(context: _Context, jaxpr: ClosedJaxpr, flows, values, prefix: str) -> list:
-    """The outputs of a jaxpr at values whose origins are ``flows``."""
+def _evaluate(context: _Context, jaxpr: ClosedJaxpr, nodes: Sequence[Node], values) -> list:
+    """The outputs of a jaxpr at values; ``nodes`` are its equations."""
     inner = jaxpr.jaxpr
-    known = dict(zip(inner.invars, zip(values, flows, strict=True), strict=True))
-    known.update(
-        {
-            var: (const, Flow("weight"))
-            for var, const in zip(inner.constvars, jaxpr.consts, strict=True)
-        }
-    )
+    known = dict(zip(inner.invars, values, strict=True))
+    known.update(zip(inner.constvars, jaxpr.consts, strict=True))
 
     def read(atom):
-        return (atom.val, Flow()) if isinstance(atom, Literal) else known[atom]
+        return atom.val if isinstance(atom, Literal) else known[atom]
 
-    for eqn in inner.eqns:
-        inputs, origins = zip(*map(read, eqn.invars), strict=True) if eqn.invars else ((), ())
-        results = _equation(context, eqn, list(inputs), list(origins), prefix)
-        outputs = output_flows(eqn, list(origins), nothing)
-        known.update(zip(eqn.outvars, zip(results, outputs, strict=True), strict=True))
-    return [read(atom)[0] for atom in inner.outvars]
+    for node in nodes:
+        results = _equation(context, node, [read(atom) for atom in node.eqn.invars])
+        known.update(zip(node.eqn.outvars, results, strict=True))
+    return [read(atom) for atom in inner.outvars]
 
 
-def _equation(context: _Context, eqn: JaxprEqn, values, flows, prefix: str) -> list:
-    """The results of one equation, contractions in it simulated."""
-    path = join_scopes(prefix, scope(eqn))
-    if eqn.primitive.name in CONTRACTIONS:
-        return [_contraction(context, eqn, values, flows, path)]
-    if eqn.primitive.name in UNKNOWN_CONTRACTIONS and context.policy != Policy():
-        raise NotImplementedError(
-            f"{eqn.primitive.name} at {place(eqn)} is a contraction that qsim cannot round yet; "
-            f"write it with {' or '.join(CONTRACTIONS)}"
-        )
-    if not any(map(_contracts, inner_jaxprs(eqn))):
-        return bind(eqn, values)
-    if eqn.primitive.name not in STRUCTURED:
-        raise NotImplementedError(
-            f"{eqn.primitive.name} at {place(eqn)} holds contractions, and qsim does not know how "
-            f"to enter it; known are {', '.join(STRUCTURED)}: write it with those, or simulate "
-            "the function inside it"
-        )
-    inner = regions(eqn)
-    starts = [settle(region, flows) for region in inner]
+def _equation(context: _Context, node: Node, values: list) -> list:
+    """The results of one equation, rounded as the plan says, within it too."""
+    if id(node) not in context.plan.touched:
+        return bind(node.eqn, values)
+    if choice := context.plan.choices.get(id(node)):
+        return _operation(context, choice, node, values)
+    steps = context.key is not None or context.policy.has_layers
 
     def run(state, number: int, step, *inputs):
         policy, key = state
-        key = key if step is None else fold_in(key, step)
+        if step is not None:
+            key = None if key is None else fold_in(key, step)
+            policy = policy.layer(step, node.inner[number].region.repeats)
         inside = replace(context, policy=policy, key=key)
-        return _evaluate(inside, inner[number].jaxpr, starts[number], inputs, path)
+        region = node.inner[number]
+        return _evaluate(inside, region.region.jaxpr, region.nodes, inputs)
 
-    state = (context.policy, context.key)
-    return rebuild(eqn, values, run, state, context.key is not None)
-
-
-def _contracts(jaxpr) -> bool:
-    """Whether a jaxpr holds a contraction, at any depth."""
-    eqns = jaxpr.jaxpr.eqns if isinstance(jaxpr, ClosedJaxpr) else jaxpr.eqns
-    return any(
-        eqn.primitive.name in (*CONTRACTIONS, *UNKNOWN_CONTRACTIONS)
-        or any(map(_contracts, inner_jaxprs(eqn)))
-        for eqn in eqns
-    )
+    return rebuild(node.eqn, values, run, (context.policy, context.key), steps)
 
 
-def _contraction(context: _Context, eqn: JaxprEqn, values, flows, path: str):
-    """One contraction: operands rounded, multiplied and summed in the carrier, result rounded."""
-    policy, result = context.policy, eqn.outvars[0].aval
-    chosen = [_quantizer(policy, flow) for flow in flows[:2]]
-    if not any((*chosen, policy.outputs)) or jnp.issubdtype(result.dtype, jnp.integer):
-        return bind(eqn, values)[0]
-    if not jnp.issubdtype(result.dtype, jnp.floating):
-        raise NotImplementedError(
-            f"{eqn.primitive.name} at {place(eqn)} has {result.dtype} numbers, which qsim cannot "
-            "round; write it with real and imaginary parts"
-        )
-    name = site_path(path, flows)
-    where = (name, context.numbers[id(eqn)])
+def _operation(context: _Context, choice: Choice, node: Node, values: list) -> list:
+    """One operation: operands rounded, computed, results rounded."""
+    eqn, name = node.eqn, node.path or node.name
+    where = (node.path, node.name, node.number)
+    axes = contracted_axes(eqn) if node.kind == "contraction" else ()
+
+    def rounded(rule: int, value, word: object, along=None):
+        key = site_key(context.key, *where, word)
+        return _quantizer(context, rule)(value, key, along)
+
     operands = [
-        value if quantizer is None else quantizer(value, site_key(context.key, *where, n), axes)
-        for n, (value, quantizer, axes) in enumerate(
-            zip(values, chosen, contracted_axes(eqn), strict=True)
-        )
+        value if rule is None else rounded(rule, value, n, axes[n] if n < len(axes) else None)
+        for n, (rule, value) in enumerate(zip(choice.operands, values, strict=True))
     ]
-    widest = functools.reduce(jnp.promote_types, [value.dtype for value in operands])
-    operands = [value.astype(widest) for value in operands]
-    with jax.named_scope(name) if name else jax.named_scope(eqn.primitive.name):
-        total = bind(eqn, operands, **_summed_in(eqn, widest))[0]
-        if policy.outputs is not None:
-            total = policy.outputs(total, site_key(context.key, *where, "output"))
-        return total.astype(result.dtype)
+    with jax.named_scope(name):
+        if node.kind == "contraction":
+            results = _contracted(eqn, operands)
+        else:
+            results = bind(eqn, _as_before(operands, values))
+        if choice.result is not None:
+            results = [
+                rounded(choice.result, result, f"result{n}" if n else "output")
+                if jnp.issubdtype(result.dtype, jnp.floating)
+                else result
+                for n, result in enumerate(results)
+            ]
+        return [
+            result.astype(var.aval.dtype) for result, var in zip(results, eqn.outvars, strict=True)
+        ]
 
 
-def _quantizer(policy: Policy, flow: Flow) -> Quantizer | None:
-    """A constant operand is nobody's weight, but hardware would hold it as it holds weights."""
-    return policy.activations if flow.role == "activation" else policy.weights
+def _quantizer(context: _Context, rule: int) -> Quantizer:
+    given = context.policy.rules[rule].to
+    assert isinstance(given, Quantizer)
+    return given
 
 
-def _summed_in(eqn: JaxprEqn, dtype) -> dict:
-    """The parameters that keep a contraction from computing in less than float32."""
-    changed = {"preferred_element_type": jnp.promote_types(dtype, jnp.float32)}
+def _as_before(operands: list, values: list) -> list:
+    """Operands in the dtypes that the operation was traced with."""
+    return [
+        now if now is before else now.astype(jnp.asarray(before).dtype)
+        for now, before in zip(operands, values, strict=True)
+    ]
+
+
+def _stored(policy: Policy, plan: Plan, flows, arrays: list, key: Key | None) -> list:
+    """The arguments, those rounded that are stored in a format."""
+    context = _Context(policy, key, plan)
+    return [
+        array
+        if rule is None
+        else _quantizer(context, rule)(array, site_key(key, "stored", number, flow.path)).astype(
+            array.dtype
+        )
+        for number, (rule, flow, array) in enumerate(zip(plan.stored, flows, arrays, strict=True))
+    ]
+
+
+# --- contractions -------------------------------------------------------------------------------
+
+
+def contracted_axes(eqn: JaxprEqn) -> tuple[tuple[int, ...], ...]:
+    """The axes over which a contraction sums, of either operand; of images only the features."""
+    name, params = eqn.primitive.name, eqn.params
+    if name == "conv_general_dilated":
+        numbers = params["dimension_numbers"]
+        return (numbers.lhs_spec[1],), (numbers.rhs_spec[1],)
+    if name == "ragged_dot_general":
+        numbers = params["ragged_dot_dimension_numbers"].dot_dimension_numbers
+    else:
+        numbers = params["dimension_numbers"]
+    left, right = numbers[0]
+    return tuple(sorted(left)), tuple(sorted(right))
+
+
+def _contracted(eqn: JaxprEqn, operands: list[Any]) -> list:
+    """A contraction in at least float32, at the highest precision of the back end."""
+    floating = [x for x in operands if jnp.issubdtype(x.dtype, jnp.floating)]
+    if eqn.primitive.name == "scaled_dot" or len(floating) < 2:
+        return bind(eqn, operands)
+    widest = functools.reduce(jnp.promote_types, [x.dtype for x in floating[:2]])
+    operands = [x.astype(widest) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in operands]
+    changed: dict[str, Any] = {"preferred_element_type": jnp.promote_types(widest, jnp.float32)}
     if eqn.params.get("precision") in (None, (lax.Precision.DEFAULT, lax.Precision.DEFAULT)):
         changed["precision"] = (lax.Precision.HIGHEST, lax.Precision.HIGHEST)
-    return changed
+    return bind(eqn, operands, **changed)

@@ -18,10 +18,10 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from qsim.numbers.grid import Grid
 from qsim.numbers.random_bits import Key
 from qsim.simulate.jaxprs import join_arguments, split_arguments
 from qsim.simulate.policy import Policy, as_policy
+from qsim.simulate.quantizer import Quantizer
 from qsim.simulate.transform import simulate
 
 __all__ = ["stream", "sweep"]
@@ -202,10 +202,10 @@ def _plan(fn: Callable, policies: Sequence[Any], params, key, batch, devices) ->
         raise ValueError("a sweep needs at least one policy")
     if batch is not None and batch < 1:
         raise ValueError(f"batch is {batch}, but it must be at least 1")
-    chosen = [as_policy(policy) for policy in policies]
+    chosen = [as_policy(policy).lower() for policy in policies]
     groups: dict[Any, list[int]] = {}
     for place, policy in enumerate(chosen):
-        if any(grid.shape for grid in _grids(policy)):
+        if any(q.grid.shape != ((q.layers,) if q.layers else ()) for q in _quantizers(policy)):
             raise ValueError("a sweep takes single formats; give the rows of a stack one by one")
         groups.setdefault((jax.tree.structure(policy), _kinds(policy)), []).append(place)
     return [
@@ -214,9 +214,8 @@ def _plan(fn: Callable, policies: Sequence[Any], params, key, batch, devices) ->
     ]
 
 
-def _grids(policy: Policy) -> list[Grid]:
-    is_grid = lambda node: isinstance(node, Grid)  # noqa: E731
-    return [node for node in jax.tree.leaves(policy, is_leaf=is_grid) if is_grid(node)]
+def _quantizers(policy: Policy) -> list[Quantizer]:
+    return [rule.to for rule in policy.rules if isinstance(rule.to, Quantizer)]
 
 
 def _kinds(policy: Policy) -> tuple:

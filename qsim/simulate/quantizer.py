@@ -1,0 +1,219 @@
+"""How one tensor is rounded: a format with its modes, and its lowering to a grid.
+
+A ``Precision`` is a description, which can be printed; a ``Quantizer`` is the same as arrays.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from qsim.numbers.formats import Format
+from qsim.numbers.gradients import GRADIENTS, check_gradient
+from qsim.numbers.grid import Grid, carrier_of, lower, stack
+from qsim.numbers.integers import check_wrap
+from qsim.numbers.modes import OVERFLOWS, Rounding, check_overflow, suggest
+from qsim.numbers.random_bits import Key, random_words
+from qsim.numbers.records import shown
+from qsim.numbers.specs import listed, parse
+from qsim.scales.block_grid import BlockGrid
+from qsim.scales.blocks import Block
+from qsim.scales.tensor import SCALES, check_scale, quantize_scaled
+
+__all__ = ["MODES", "Precision", "Quantizer"]
+
+MODES = {
+    "rounding": "ties_to_even",
+    "overflow": "saturate",
+    "scale": "none",
+    "gradient": "clipped",
+}
+
+
+def _static(default: Any):
+    return field(default=default, metadata={"static": True})
+
+
+def _check_modes(modes: "Precision | Quantizer") -> None:
+    Rounding.parse(modes.rounding)
+    check_overflow(modes.overflow)
+    check_scale(modes.scale)
+    check_gradient(modes.gradient)
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """A format and how numbers are rounded to it.
+
+    Attributes:
+        formats: the format; or, for what is inside a scan over layers, one for each layer.
+        rounding, overflow, scale, gradient: as for ``Quantizer``.
+
+    Raises:
+        ValueError: for an unknown mode, or modes that the formats do not have.
+    """
+
+    formats: tuple[Format, ...]
+    rounding: str = MODES["rounding"]
+    overflow: str = MODES["overflow"]
+    scale: str = MODES["scale"]
+    gradient: str = MODES["gradient"]
+
+    def __post_init__(self):
+        _check_modes(self)
+        for fmt in self.formats:
+            check_wrap(fmt, self.overflow)
+            if isinstance(fmt, Block):
+                _require_no_scale(self.scale)
+
+    @classmethod
+    def parse(cls, text: str) -> "Precision":
+        """The precision that a text such as ``e4m3 absmax stochastic:8`` stands for.
+
+        Raises:
+            ValueError: for unknown words, or two of a kind.
+        """
+        words = text.split()
+        if not words:
+            raise ValueError("a rule says nothing after its '='; write a format, or none")
+        modes: dict[str, str] = {}
+        for word in words[1:]:
+            kind = _kind_of_mode(word)
+            if kind in modes:
+                raise ValueError(f"{shown(text)} has two words for {kind}: drop {word!r}")
+            modes[kind] = word
+        return cls(formats=tuple(map(parse, listed(words[0], "|"))), **modes)
+
+    def __str__(self) -> str:
+        modes = [getattr(self, kind) for kind in MODES]
+        said = [mode for mode, usual in zip(modes, MODES.values(), strict=True) if mode != usual]
+        return " ".join(["|".join(map(str, self.formats)), *said])
+
+    def lower(self, carrier: str = "float32") -> "Quantizer":
+        """The quantizer of this precision, in a carrier.
+
+        Raises:
+            ValueError: for a format that the carrier cannot hold, or layers of unlike kinds.
+        """
+        grids = [lower(fmt, carrier) for fmt in self.formats]
+        layers = len(grids) if len(grids) > 1 else 0
+        modes = {kind: getattr(self, kind) for kind in MODES}
+        return Quantizer(grid=stack(grids) if layers else grids[0], layers=layers, **modes)
+
+
+def _kind_of_mode(word: str) -> str:
+    """The kind of a mode, by its name."""
+    if word in OVERFLOWS:
+        return "overflow"
+    if word in SCALES:
+        return "scale"
+    if word.partition(":")[0] in GRADIENTS:
+        return "gradient"
+    try:
+        Rounding.parse(word)
+    except ValueError:
+        words = [*OVERFLOWS, *SCALES, *GRADIENTS, "stochastic", "ties_to_even", "toward_zero"]
+        raise ValueError(
+            f"no mode {shown(word)} for rounding, overflow, scale or gradient; "
+            f"{suggest(word[:40], words)}"
+        ) from None
+    return "rounding"
+
+
+def _require_no_scale(scale: str) -> None:
+    if scale != "none":
+        raise ValueError(
+            f"scale={scale!r} is for formats without scales; this one has blocks with "
+            "scales of their own: leave scale at 'none'"
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Quantizer:
+    """How one tensor is rounded: to a grid, with a mode, an overflow policy and a scale.
+
+    Attributes:
+        grid: the grid; its arrays are the only leaves. Stacked ones are for ``jax.vmap``.
+        rounding, overflow, gradient: as for ``qsim.quantize``.
+        scale: a rule of ``qsim.SCALES``.
+        layers: of a scan over layers, if the grid is a stack with one for each; else 0.
+
+    Raises:
+        ValueError: for an unknown mode.
+    """
+
+    grid: Grid
+    rounding: str = _static(MODES["rounding"])
+    overflow: str = _static(MODES["overflow"])
+    scale: str = _static(MODES["scale"])
+    gradient: str = _static(MODES["gradient"])
+    layers: int = _static(0)
+
+    def __post_init__(self):
+        _check_modes(self)
+        if isinstance(self.grid, BlockGrid):
+            _require_no_scale(self.scale)
+
+    def __call__(
+        self,
+        x: Float[Array, "..."],
+        key: Key | None = None,
+        axes: tuple[int, ...] | None = None,
+    ) -> Float[Array, "..."]:
+        """``x`` rounded, in the grid's carrier: narrower floats come back as float32.
+
+        Args:
+            x: the array to round.
+            key: the random key that stochastic rounding needs.
+            axes: those over which ``x`` is contracted: blocks run along them.
+
+        Raises:
+            TypeError: if ``x`` is wider than the grid's carrier.
+            ValueError: if stochastic rounding has no key, or the grid is a stack.
+        """
+        self._require_one_grid()
+        mode, carrier = Rounding.parse(self.rounding), carrier_of(self.grid)
+        if mode.is_stochastic and key is None:
+            raise ValueError("stochastic rounding needs a random key: simulate(..., key=key)")
+        if jnp.finfo(x.dtype).bits <= carrier.bits:
+            x = x.astype(carrier.name)
+        if x.dtype != carrier.name:
+            raise TypeError(
+                f"the policy's grids are carried in {carrier.name}, but an operand is {x.dtype}: "
+                "cast the operand, or make the policy with carrier='float64'"
+            )
+        random = random_words(key, x.shape, mode) if mode.is_stochastic else None
+        return quantize_scaled(
+            x,
+            self.grid if axes is None else self.grid.along(axes),
+            scale=self.scale,
+            mode=mode,
+            policy=self.overflow,
+            gradient=self.gradient,
+            random=random,
+        )
+
+    def _require_one_grid(self) -> None:
+        if self.layers:
+            raise ValueError(
+                f"a rule has {self.layers} formats, one for each layer of a scan, but addresses "
+                "what is in no scan of that length: narrow it down by a path, or give one format"
+            )
+        if self.grid.shape:
+            raise ValueError(
+                f"one format is needed here, got a stack of shape {self.grid.shape}: "
+                "use qsim.sweep, or jax.vmap over the policy"
+            )
+
+    def layer(self, number: Array) -> "Quantizer":
+        """The quantizer of one layer."""
+        grid = jax.tree.map(
+            lambda leaf: lax.dynamic_index_in_dim(jnp.asarray(leaf), number, keepdims=False),
+            self.grid,
+        )
+        return Quantizer(grid=grid, **{kind: getattr(self, kind) for kind in MODES})

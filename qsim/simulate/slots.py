@@ -1,0 +1,93 @@
+"""Slots: what can be rounded in a program, each with what rules can ask of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from qsim.simulate.primitives import ROUNDED
+from qsim.simulate.program import Node, Program
+
+__all__ = ["Slot", "slots", "stored_slots"]
+
+CACHE_WRITES = {"dynamic_update_slice": 1, "scatter": 2}  # the operand that is written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """One thing that can be rounded: an operand or a result of an operation, or a stored value.
+
+    Attributes:
+        path: of the operation, or of the argument.
+        primitive, kind: of the operation, empty for an argument.
+        part: ``operand``, ``result`` or ``stored``.
+        role: of the value; of results it is not asked.
+        direction: of the operation.
+        dtype: of the value.
+    """
+
+    path: str
+    primitive: str
+    kind: str
+    part: str
+    role: str
+    direction: str
+    dtype: str
+
+
+def slots(node: Node) -> Iterator[tuple[int | None, Slot]]:
+    """What can be rounded of an operation: (the number of the operand, or None, and its slot)."""
+
+    def slot(part: str, role: str, dtype: str) -> Slot:
+        return Slot(
+            path=node.path,
+            primitive=node.name,
+            kind=node.kind,
+            part=part,
+            role=role,
+            direction=node.direction,
+            dtype=dtype,
+        )
+
+    written = CACHE_WRITES.get(node.name)
+    if written is not None and node.inputs[0].role == "cache":
+        dtype = node.eqn.invars[written].aval.dtype
+        if jnp.issubdtype(dtype, jnp.floating):
+            yield written, slot("stored", "cache", dtype.name)
+    if node.kind not in ROUNDED:
+        if _makes_numbers(node):
+            yield None, slot("result", "", node.eqn.outvars[0].aval.dtype.name)
+        return
+    for number, (atom, flow) in enumerate(zip(node.eqn.invars, node.inputs, strict=True)):
+        if jnp.issubdtype(atom.aval.dtype, jnp.inexact):
+            yield number, slot("operand", flow.role, atom.aval.dtype.name)
+    results = [var.aval.dtype for var in node.eqn.outvars]
+    inexact = [dtype for dtype in results if jnp.issubdtype(dtype, jnp.inexact)]
+    if inexact:
+        yield None, slot("result", "", inexact[0].name)
+
+
+def _makes_numbers(node: Node) -> bool:
+    """Whether integers become numbers that a format need not have."""
+    if node.name != "convert_element_type":
+        return False
+    before, after = node.eqn.invars[0].aval.dtype, node.eqn.outvars[0].aval.dtype
+    return jnp.issubdtype(after, jnp.floating) and not jnp.issubdtype(before, jnp.inexact)
+
+
+def stored_slots(program: Program) -> list[Slot | None]:
+    """The slot of each argument of a program; None for what is no floating-point array."""
+    return [
+        Slot(
+            path=flow.path or "",
+            primitive="",
+            kind="",
+            part="stored",
+            role=flow.role,
+            direction="forward",
+            dtype=array.dtype.name,
+        )
+        if jnp.issubdtype(array.dtype, jnp.floating)
+        else None
+        for flow, array in zip(program.flows, program.traced.arrays, strict=True)
+    ]
