@@ -28,6 +28,10 @@ def rounded_dot(fmt, a, b):
     return dot(qsim.quantize(a, fmt), qsim.quantize(b, fmt))
 
 
+def contractions(fn, *args, **kwargs):
+    return [site for site in qsim.sites(fn, *args, **kwargs) if site.kind == "contraction"]
+
+
 @pytest.fixture
 def data():
     keys = jax.random.split(jax.random.key(0), 3)
@@ -192,7 +196,7 @@ def test_a_carried_value_that_meets_data_is_an_activation(data):
 
         return lax.scan(step, jnp.zeros(8), x)[0]
 
-    found = [site.roles for site in qsim.sites(run, p, x)]
+    found = [site.roles for site in contractions(run, p, x)]
     assert found == [("activation", "weight")]
 
 
@@ -209,7 +213,7 @@ def test_convolution_with_groups_and_dilation(data):
     expected = conv(qsim.quantize(x, "e4m3"), qsim.quantize(kernel, "e4m3"))
     found = qsim.simulate(lambda p, x: conv(x, p["k"]), "e4m3")({"k": kernel}, x)
     assert same(found, expected)
-    [site] = qsim.sites(lambda p, x: conv(x, p["k"]), {"k": kernel}, x)
+    [site] = contractions(lambda p, x: conv(x, p["k"]), {"k": kernel}, x)
     assert site.flops == 2 * expected.size * 3 * 3 * 1
     assert site.roles == ("activation", "weight") and site.path == "k"
 
@@ -272,7 +276,7 @@ def test_vmap_outside_and_inside():
 def test_sites_of_both(twins, data):
     model, variables, apply, state = twins
     linen, graph = (
-        qsim.sites(*each, data[1]) for each in ((model.apply, variables), (apply, state))
+        contractions(*each, data[1]) for each in ((model.apply, variables), (apply, state))
     )
     assert [site.roles for site in linen] == [("activation", "weight")] * 2
     assert [site.flops for site in linen] == [2 * 4 * 8 * 8, 2 * 4 * 8 * 2]
@@ -281,7 +285,7 @@ def test_sites_of_both(twins, data):
 
 
 def test_sites_count_the_runs_of_loops(data):
-    [site] = qsim.sites(partial(scanned, jnp.dot), *data)
+    [site] = contractions(partial(scanned, jnp.dot), *data)
     assert (site.repeats, site.flops) == (3, 3 * 2 * 4 * 8 * 8)
 
 
@@ -353,7 +357,7 @@ def test_simulating_a_gradient_rounds_the_backward_products(data):
         (lambda: qsim.policy(weights="e4m3", rounding="nearest"), "no rounding mode 'nearest'"),
         (lambda: qsim.policy(weights="e4m3", overflow="sat"), "no overflow policy 'sat'"),
         (lambda: qsim.policy(weights="e4m3", gradient="ste"), "no gradient 'ste'"),
-        (lambda: qsim.policy(weights="e11m52"), "cannot be carried in float32"),
+        (lambda: qsim.simulate(jnp.dot, "weights=e11m52"), "cannot be carried in float32"),
     ],
 )
 def test_mistakes_are_named(make, message):
@@ -410,7 +414,7 @@ def test_a_vmapped_loop_of_unequal_lengths(data):
 def test_a_looked_up_parameter_is_an_activation(data):
     p, _ = data
     for look in (lambda p, i: p["a"][i[0]] @ p["b"], lambda p, i: p["a"][i] @ p["b"]):
-        [site] = qsim.sites(look, p, jnp.arange(3))
+        [site] = contractions(look, p, jnp.arange(3))
         assert site.roles == ("activation", "weight")
 
 
@@ -426,15 +430,23 @@ def test_a_stack_of_formats_is_refused(data):
         qsim.simulate(partial(plain, dot), grids)(*data)
 
 
-def test_contractions_that_cannot_be_rounded_are_refused(data):
+def test_complex_contractions_are_refused(data):
     p, x = data
-    sizes = jnp.array([1, 3], jnp.int32)
-    with pytest.raises(NotImplementedError, match=r"ragged_dot_general at test_simulate\.py"):
-        qsim.simulate(lambda p, x: lax.ragged_dot(x, jnp.stack([p["a"]] * 2), sizes), "e4m3")(p, x)
+
+    def both(p, x):
+        return x.astype(jnp.complex64) @ p["a"].astype(jnp.complex64)
+
     with pytest.raises(NotImplementedError, match="complex64 numbers"):
-        qsim.simulate(lambda p, x: x.astype(jnp.complex64) @ p["a"].astype(jnp.complex64), "e4m3")(
-            p, x
-        )
+        qsim.simulate(both, "e4m3")(p, x)
+    assert same(qsim.simulate(both, "dot_general operands=none; operands=e4m3")(p, x), both(p, x))
+
+
+def test_ragged_contractions_are_rounded(data):
+    p, x = data
+    sizes, weights = jnp.array([1, 3], jnp.int32), jnp.stack([p["a"], p["b"]])
+    found = qsim.simulate(lambda w, x: lax.ragged_dot(x, w, sizes), "e4m3", params=0)(weights, x)
+    w, x = (qsim.quantize(leaf, "e4m3") for leaf in (weights, x))
+    assert same(found, lax.ragged_dot(x, w, sizes, precision=HIGHEST))
 
 
 def test_stochastic_rounding_without_a_key_is_refused(data):
@@ -449,9 +461,25 @@ def test_wrapping_on_a_grid_that_cannot_is_refused(data):
         qsim.simulate(partial(plain, dot), policy)(*data)
 
 
-def test_a_primitive_that_cannot_be_entered_is_named(data):
+def test_what_hides_its_numbers_is_named(data):
+    def hidden(x):
+        return jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct(x.shape, x.dtype), x) + 1
+
+    with pytest.raises(NotImplementedError, match=r"pure_callback at test_simulate.py:\d+ hides"):
+        qsim.simulate(hidden, "e4m3")(data[1])
+    named = qsim.simulate(hidden, "pure_callback=none; all=e4m3")(data[1])
+    assert same(named, qsim.quantize(data[1] + 1, "e4m3"))
+    assert same(qsim.simulate(hidden, None)(data[1]), hidden(data[1]))
+
+
+def test_parts_of_devices_are_entered(data):
+    p, x = data
     mesh = Mesh(np.array(jax.devices()[:1]), ("i",))
     whole = PartitionSpec()
-    shared = jax.shard_map(dot, mesh=mesh, in_specs=(whole, whole), out_specs=whole)
-    with pytest.raises(NotImplementedError, match=r"shard_map at test_simulate.py:\d+ holds contr"):
-        qsim.simulate(lambda p, x: shared(x, p["a"]), "e4m3")(*data)
+
+    def shared(times):
+        specs = {"mesh": mesh, "in_specs": (whole, whole), "out_specs": whole}
+        return jax.shard_map(lambda x, w: lax.psum(times(x, w), "i"), **specs)(x, p["a"])
+
+    found = qsim.simulate(lambda p, x: shared(dot), "e4m3")(p, x)
+    assert same(found, shared(partial(rounded_dot, "e4m3")))

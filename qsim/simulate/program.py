@@ -256,7 +256,9 @@ def _settled(region: Region, inputs: Sequence[Flow], where: _Where) -> list[Flow
         _, outputs = _walk(region.jaxpr, flows, where, _Book())
         merged = list(flows)
         for out, into in region.feedback:
-            merged[into] = merged[into].join(outputs[out])
+            both = merged[into].join(outputs[out])
+            origin = id(region.jaxpr.jaxpr.invars[into]) if both.origin is None else both.origin
+            merged[into] = replace(both, origin=origin)
         if merged == flows:
             break
         flows = merged

@@ -109,7 +109,7 @@ def policies_for(formats: Sequence[Format], target: str, **modes: str) -> list[P
     made = []
     for fmt in formats:
         own = modes | {"scale": "none"} if isinstance(fmt, Block) else modes
-        made.append(policy(**dict.fromkeys(TARGETS[target], fmt), **own))
+        made.append(policy(**dict.fromkeys(TARGETS[target], fmt), **own).lower())
     return made
 
 
