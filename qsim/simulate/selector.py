@@ -135,7 +135,7 @@ dtype=None, part='operand', role='weight')
                 words.append(self.operation or "all")
             words.append(role or "operands")
         elif self.part == "stored":
-            words += ["stored", role]
+            words += [self.operation, "stored", role]
         else:
             words.append(self.operation)
         return " ".join(filter(None, words)) or "all"
