@@ -9,6 +9,7 @@ import struct
 import tarfile
 from fractions import Fraction
 from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,20 +21,25 @@ from models.byte_lm import checkpoint, corpus, score, train, trigram
 from models.byte_lm.model import ByteLM, rotate
 from models.efficientnet_lite0 import files, photos, torch_file
 from models.efficientnet_lite0.model import EfficientNetLite0
-from models.subject import Subject
+from models.subject import Score, Subject
 
 MODELS = Path(byte_lm.__file__).parents[1]
 
 
 def assert_is_a_subject(subject: Subject) -> None:
     """Checks the promises in the docstring of `Subject` on the first batch."""
-    logits = jax.eval_shape(subject.apply, subject.variables, subject.inputs[0])
-    assert logits.dtype == jnp.float32
-    assert logits.shape[:-1] == subject.labels.shape[1:]
-    assert subject.labels.dtype == jnp.int32
-    assert len(subject.inputs) == len(subject.labels)
+    batch = jax.tree.map(lambda leaf: leaf[0], subject.inputs)
+    answers = jax.eval_shape(subject.apply, subject.variables, batch)
+    assert answers.dtype == jnp.float32
+    if subject.score == "similarity":
+        assert subject.labels.shape[1:] == (answers.shape[0], answers.shape[0])
+        assert subject.labels.dtype == jnp.float32
+    else:
+        assert subject.labels.shape[1:] == answers.shape[:-1]
+        assert subject.labels.dtype == jnp.int32
+    assert all(len(leaf) == len(subject.labels) for leaf in jax.tree.leaves(subject.inputs))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(subject.variables))
-    assert subject.score in ("bits_per_byte", "top1")
+    assert subject.score in get_args(Score)
     assert re.fullmatch(r"\w+", subject.name)
 
 
