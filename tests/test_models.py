@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import byte_lm, efficientnet_lite0
+from models import byte_lm, efficientnet_lite0, torch_file
 from models.byte_lm import checkpoint, corpus, score, train, trigram
 from models.byte_lm.model import ByteLM, rotate
-from models.efficientnet_lite0 import files, photos, torch_file
+from models.efficientnet_lite0 import photos
 from models.efficientnet_lite0.model import EfficientNetLite0
 from models.subject import Score, Subject
 
@@ -268,7 +268,7 @@ def test_efficientnet_names_18_of_20_photos(classifier, logits_BxN, reference):
 def test_a_missing_package_is_one_clear_line(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="'foolbox' is not installed; run `make models`"):
-        files.photos()
+        photos.paths()
 
 
 def test_a_photo_without_a_label_is_refused():
