@@ -32,7 +32,14 @@ FILE_LIMIT = 256 << 20  # bytes
 PROGRAM_LIMIT = 100_000  # instructions in one pickle
 MARK = object()
 FAULTS = (
-    *(ValueError, LookupError, TypeError, AttributeError, OverflowError, EOFError),  # of the machine
+    *(
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        EOFError,
+    ),  # of the machine
     *(zipfile.BadZipFile, RuntimeError, struct.error),  # of damaged or encrypted archives
 )
 
@@ -89,7 +96,9 @@ def read_legacy(file: io.BytesIO) -> tuple[dict[str, Tensor], dict[str, np.ndarr
 def read_zip(file: io.BytesIO) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
     """Returns (tensors by name, elements of the storages by key) of a file in zip format."""
     archive = zipfile.ZipFile(file)
-    roots = [name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
+    roots = [
+        name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")
+    ]
     if len(roots) != 1:
         raise ValueError(f"a zip file with {len(roots)} state dicts")
     if member(archive, f"{roots[0]}byteorder") != b"little":
@@ -99,7 +108,9 @@ def read_zip(file: io.BytesIO) -> tuple[dict[str, Tensor], dict[str, np.ndarray]
     for key, storage in storages_of(tensors).items():
         content = member(archive, f"{roots[0]}data/{key}")
         if len(content) != storage.size * storage.dtype.itemsize:
-            raise ValueError(f"storage {key!r} has {len(content)} bytes, not {storage.size} elements")
+            raise ValueError(
+                f"storage {key!r} has {len(content)} bytes, not {storage.size} elements"
+            )
         data[key] = np.frombuffer(content, storage.dtype)
     return tensors, data
 
@@ -115,6 +126,8 @@ def storages_of(tensors: Any) -> dict[str, Storage]:
     """Returns the storages of a state dict's tensors, by key."""
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise ValueError("not a state dict: something in it is no tensor")
+    if not tensors:
+        raise ValueError("no tensors")
     return {tensor.storage.key: tensor.storage for tensor in tensors.values()}
 
 

@@ -5,6 +5,7 @@ the label.
 """
 
 import gzip
+import io
 import zlib
 from pathlib import Path
 
@@ -42,8 +43,9 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
             text = file.read(LIMIT + 1)
         if len(text) > LIMIT:
             raise ValueError(f"more than {LIMIT} bytes when unpacked")
-        rows = [line.split(b",") for line in text.splitlines()]
-        table = np.array(rows, dtype="S3").astype(np.int32)
+        if not text.strip():
+            raise ValueError("no digits in it")
+        table = np.loadtxt(io.BytesIO(text), np.int32, comments=None, delimiter=",", ndmin=2)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise ValueError(f"{path.name}: {error}") from error
     return check(table, path)
@@ -51,7 +53,7 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def check(table: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Returns the table's grey levels and labels, which are in their ranges."""
-    if table.ndim != 2 or table.shape[1] != COLUMNS:
+    if table.shape[1] != COLUMNS:
         raise ValueError(f"{path.name}: a table of shape {table.shape}, not of {COLUMNS} columns")
     grey, labels = table[:, :-1], table[:, -1]
     if table.min() < 0 or grey.max() > 255 or labels.max() >= CLASSES:
