@@ -1,4 +1,4 @@
-"""Laws of the subjects: what a subject promises, and that the two we ship keep it."""
+"""Laws of the subjects: what a subject promises, and that those we ship keep it."""
 
 import hashlib
 import importlib

@@ -1,5 +1,6 @@
 """The sentence encoder: tokenizer, readers, BERT written out in NumPy, and the released weights."""
 
+import doctest
 import json
 
 import jax
@@ -55,6 +56,11 @@ def test_texts_are_cleaned_and_split(text, expected):
 )
 def test_words_become_their_longest_pieces(text, expected):
     assert SMALL.encode(text) == [2, *expected, 3]
+
+
+def test_the_examples_of_the_tokenizer_are_true():
+    found = doctest.testmod(tokenizer)
+    assert found.attempted == 3 and found.failed == 0
 
 
 def definition(**changes) -> dict:
