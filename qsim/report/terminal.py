@@ -1,7 +1,7 @@
 """What people read in a terminal: tables of formats and results, and the heat map."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, localcontext
 from fractions import Fraction
 
@@ -15,7 +15,8 @@ from qsim.numbers.catalogue import Entry
 from qsim.numbers.formats import Float, Format
 from qsim.scales.blocks import Block
 from qsim.simulate.sites import Site
-from qsim.sweeps.study import Measures, Row, bits_per_byte, on_the_map
+from qsim.sweeps.scores import SCORES
+from qsim.sweeps.study import Row, on_the_map
 
 __all__ = [
     "format_table",
@@ -163,36 +164,52 @@ def site_table(found: Sequence[Site]) -> Table:
     return table
 
 
+# the heading of each measure, and how its values are written
+COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "loss": ("loss", "{:.4f}".format),
+    "loss_difference": ("difference", "{:+.4f}".format),
+    "kl": ("KL to fp32", "{:.2e}".format),
+    "top1": ("top-1", lambda share: f"{100 * share:.1f} %"),
+    "bits_per_byte": ("bits per byte", "{:.4f}".format),
+    "perplexity": ("perplexity", "{:.4f}".format),
+    "cosine_distance": ("cosine distance", "{:.2e}".format),
+    "pearson": ("Pearson", "{:.4f}".format),
+}
+
+
 def result_table(rows: Sequence[Row], score: str) -> Table:
     """Results, fewest bits first."""
+    measures = SCORES[score].measures
     table = Table(header_style="bold")
     table.add_column("format", no_wrap=True)
-    headings = ["bits", "loss", "difference", "KL to fp32", "top-1"]
-    headings += ["bits per byte"] if score == "bits_per_byte" else []
-    for heading in [*headings, "ms"]:
+    for heading in ("bits", *(COLUMNS[measure][0] for measure in measures), "ms"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in sorted(rows, key=lambda row: (row.bits, row.exponent_bits or 0)):
-        cells = [f"{row.loss:.4f}", f"{row.loss_difference:+.4f}", f"{row.kl:.2e}"]
-        cells.append(f"{100 * row.top1:.1f} %")
-        cells += [] if row.bits_per_byte is None else [f"{row.bits_per_byte:.4f}"]
+        cells = [COLUMNS[measure][1](row.measures[measure]) for measure in measures]
         table.add_row(row.spec, str(row.bits), *cells, f"{1e3 * row.seconds:.0f}")
     return table
 
 
-def summary(found: Measures, score: str) -> str:
-    """Measures in a few words."""
-    per_byte = bits_per_byte(found, score)
-    words = [] if per_byte is None else [f"{per_byte:.4f} bits per byte"]
-    return ", ".join([*words, f"loss {found.loss:.4f}", f"top-1 {100 * found.top1:.1f} %"])
+def summary(found: Mapping[str, float], score: str) -> str:
+    """Measures of the float32 answers in a few words; distances to themselves are left out."""
+    judge = SCORES[score]
+    names = dict.fromkeys([judge.headline, *judge.measures])
+    words = [
+        f"{COLUMNS[name][0]} {COLUMNS[name][1](found[name])}"
+        for name in names
+        if name not in (judge.distance, "loss_difference")
+    ]
+    return ", ".join(words)
 
 
 def heat_map(rows: Sequence[Row], measure: str) -> list[Table | Text]:
     """The exponent x mantissa map of the plain float formats, and a strip of all others."""
     floats, others = on_the_map(rows)
-    colour = _scale([getattr(row, measure) for row in rows])
+    title = measure.replace("_", " ")
+    colour = _scale([row.measures[measure] for row in rows])
     parts: list[Table | Text] = []
     if floats:
-        by_bits = {(row.exponent_bits, row.mantissa_bits): getattr(row, measure) for row in floats}
+        by_bits = {(row.exponent_bits, row.mantissa_bits): row.measures[measure] for row in floats}
         mantissas = sorted({mantissa for _, mantissa in by_bits})
         table = Table(pad_edge=False)
         table.add_column("", justify="right", style="bold")
@@ -201,13 +218,13 @@ def heat_map(rows: Sequence[Row], measure: str) -> list[Table | Text]:
         for exponent in sorted({exponent for exponent, _ in by_bits}):
             cells = [_cell(by_bits.get((exponent, mantissa)), colour) for mantissa in mantissas]
             table.add_row(f"e{exponent}", *cells)
-        parts += [Text(f"{measure}: exponent bits down, mantissa bits across"), table]
+        parts += [Text(f"{title}: exponent bits down, mantissa bits across"), table]
     if others:
         table = Table(pad_edge=False)
         for row in others:
             table.add_column(row.spec, justify="right", no_wrap=True)
-        table.add_row(*[_cell(getattr(row, measure), colour) for row in others])
-        parts += [Text(f"{measure}: other formats"), table]
+        table.add_row(*[_cell(row.measures[measure], colour) for row in others])
+        parts += [Text(f"{title}: other formats"), table]
     return parts
 
 

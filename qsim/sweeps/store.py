@@ -4,29 +4,25 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from qsim.sweeps.scores import MEASURES
 from qsim.sweeps.study import Row
 
 __all__ = ["prepare", "read", "write"]
 
+FACTS = {
+    "spec": pa.string(),
+    "bits": pa.int32(),
+    "exponent_bits": pa.int32(),
+    "mantissa_bits": pa.int32(),
+}
 SCHEMA = pa.schema(
-    [
-        ("spec", pa.string()),
-        ("bits", pa.int32()),
-        ("exponent_bits", pa.int32()),
-        ("mantissa_bits", pa.int32()),
-        ("loss", pa.float64()),
-        ("loss_difference", pa.float64()),
-        ("kl", pa.float64()),
-        ("top1", pa.float64()),
-        ("bits_per_byte", pa.float64()),
-        ("seconds", pa.float64()),
-    ]
+    [*FACTS.items(), *((name, pa.float64()) for name in MEASURES), ("seconds", pa.float64())]
 )
 
 
@@ -47,13 +43,14 @@ def prepare(folder: Path) -> Path:
 def write(path: Path, rows: Sequence[Row], setting: dict[str, str]) -> None:
     """Rows as a Parquet file, with the setting in every row, replacing the file as a whole.
 
+    A measure that the subject's score does not have is null.
+
     Args:
         path: the file.
         rows: one per format.
         setting: what holds for all rows: the subject, modes, versions.
     """
-    columns = {name: [asdict(row)[name] for row in rows] for name in SCHEMA.names}
-    table = pa.table(columns, schema=SCHEMA)
+    table = pa.Table.from_pylist([_record(row) for row in rows], schema=SCHEMA)
     for name, value in setting.items():
         table = table.append_column(name, pa.array([value] * len(rows), pa.string()))
     table = table.replace_schema_metadata({"qsim": json.dumps(setting)})
@@ -74,6 +71,17 @@ def read(path: Path) -> tuple[list[Row], dict[str, str]]:
     try:
         table = pq.read_table(path)
         setting = json.loads(table.schema.metadata[b"qsim"])
-        return [Row(**row) for row in table.select(SCHEMA.names).to_pylist()], setting
+        return [_row(record) for record in table.to_pylist()], setting
     except (OSError, KeyError, TypeError, pa.ArrowException) as error:
         raise ValueError(f"{path} holds no results of a sweep: {error}") from error
+
+
+def _record(row: Row) -> dict[str, Any]:
+    facts = {name: getattr(row, name) for name in FACTS}
+    return {**facts, **row.measures, "seconds": row.seconds}
+
+
+def _row(record: dict[str, Any]) -> Row:
+    facts = {name: record[name] for name in FACTS}
+    measures = {name: record[name] for name in MEASURES if record.get(name) is not None}
+    return Row(**facts, measures=measures, seconds=record["seconds"])

