@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Marks",
     "Traced",
     "Var",
+    "alone",
     "bind",
     "closed",
     "inner_jaxprs",
@@ -196,3 +198,13 @@ def bind(eqn: JaxprEqn, values: Sequence[Any], **changed: Any) -> list[Any]:
     with eqn.ctx.manager:
         results = eqn.primitive.bind(*values, **{**params, **changed})
     return list(results) if eqn.primitive.multiple_results else [results]
+
+
+def alone(run: Callable, values: Sequence[Any]) -> list[Any]:
+    """``run(values)``, compiled apart from its surroundings.
+
+    The order in which numbers are added up is then that of the operation on its own; fused with
+    what comes before, the CPU's compiler takes another one.
+    """
+    with set_xla_metadata(inlineable="false"):
+        return jax.jit(run)(list(values))

@@ -5,9 +5,9 @@ rules of a policy say. Equations in which nothing changes are run as they are, s
 derivative rules, names and compilation stay what they were.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial, reduce, wraps
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from jax import lax
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid
 from qsim.numbers.random_bits import Key, fold_in
-from qsim.simulate.jaxprs import ClosedJaxpr, JaxprEqn, Literal, bind
+from qsim.simulate.jaxprs import ClosedJaxpr, JaxprEqn, Literal, alone, bind
 from qsim.simulate.plan import Choice, Plan, make_plan
 from qsim.simulate.policy import Policy, as_policy, site_key
 from qsim.simulate.program import Node, program
@@ -80,7 +80,7 @@ def simulate(
     chosen = as_policy(policy).lower()
     roles = {"weight": params, "state": states, "cache": caches}
 
-    @functools.wraps(fn)
+    @wraps(fn)
     def simulated(*args, **kwargs):
         annotated = program(fn, args, kwargs, roles)
         traced, plan = annotated.traced, make_plan(chosen, annotated)
@@ -160,6 +160,8 @@ def _operation(context: _Context, choice: Choice, node: Node, values: list) -> l
     with jax.named_scope(name):
         if node.kind == "contraction":
             results = _contracted(eqn, operands)
+        elif node.kind == "reduction" and choice.result is not None:
+            results = alone(partial(bind, eqn), _as_before(operands, values))
         else:
             results = bind(eqn, _as_before(operands, values))
         if choice.result is not None:
@@ -223,7 +225,7 @@ def _contracted(eqn: JaxprEqn, operands: list[Any]) -> list:
     floating = [x for x in operands if jnp.issubdtype(x.dtype, jnp.floating)]
     if eqn.primitive.name == "scaled_dot" or len(floating) < 2:
         return bind(eqn, operands)
-    widest = functools.reduce(jnp.promote_types, [x.dtype for x in floating[:2]])
+    widest = reduce(jnp.promote_types, [x.dtype for x in floating[:2]])
     operands = [x.astype(widest) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in operands]
     changed: dict[str, Any] = {"preferred_element_type": jnp.promote_types(widest, jnp.float32)}
     if eqn.params.get("precision") in (None, (lax.Precision.DEFAULT, lax.Precision.DEFAULT)):
