@@ -71,15 +71,19 @@ class Policy:
     def __str__(self) -> str:
         return "; ".join(map(str, self.rules))
 
-    def lower(self, carrier: str = "float32") -> "Policy":
+    def lower(self, carrier: str = "float32", *, alone: bool = False) -> "Policy":
         """The policy with grids in place of formats: a pytree that stacks, for a carrier.
+
+        Args:
+            carrier: float32 or float64.
+            alone: whether cheaper grids will do, that do not stack with those of other formats.
 
         Raises:
             ValueError: for a format that the carrier cannot hold.
         """
         return Policy(
             tuple(
-                Rule(select=rule.select, to=rule.to.lower(carrier))
+                Rule(select=rule.select, to=rule.to.lower(carrier, alone=alone))
                 if isinstance(rule.to, Precision)
                 else rule
                 for rule in self.rules

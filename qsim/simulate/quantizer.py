@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from qsim.numbers.cut import lower_alone
 from qsim.numbers.formats import Format
 from qsim.numbers.gradients import GRADIENTS, check_gradient
 from qsim.numbers.grid import Grid, carrier_of, lower, stack
@@ -93,13 +94,17 @@ class Precision:
         said = [mode for mode, usual in zip(modes, MODES.values(), strict=True) if mode != usual]
         return " ".join(["|".join(map(str, self.formats)), *said])
 
-    def lower(self, carrier: str = "float32") -> "Quantizer":
+    def lower(self, carrier: str = "float32", *, alone: bool = False) -> "Quantizer":
         """The quantizer of this precision, in a carrier.
+
+        Args:
+            carrier: float32 or float64.
+            alone: whether a cheaper grid will do, that does not stack with those of other formats.
 
         Raises:
             ValueError: for a format that the carrier cannot hold, or layers of unlike kinds.
         """
-        grids = [lower(fmt, carrier) for fmt in self.formats]
+        grids = [(lower_alone if alone else lower)(fmt, carrier) for fmt in self.formats]
         layers = len(grids) if len(grids) > 1 else 0
         modes = {kind: getattr(self, kind) for kind in MODES}
         return Quantizer(grid=stack(grids) if layers else grids[0], layers=layers, **modes)

@@ -77,7 +77,7 @@ def simulate(
     >>> simulate(lambda x: jnp.exp(x) + 1, "function=e4m3; all=e5m10")(jnp.array([0.3])).tolist()
     [2.375]
     """
-    chosen = as_policy(policy).lower()
+    chosen = as_policy(policy).lower(alone=True)
     roles = {"weight": params, "state": states, "cache": caches}
 
     @wraps(fn)
