@@ -6,7 +6,7 @@ derivative rules, names and compilation stay what they were.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial, reduce, wraps
 from typing import Any
 
@@ -101,11 +101,14 @@ class _Context:
         policy: with grids; inside a scan over layers those of one layer.
         key: the random key, already folded by the iterations of the loops around.
         plan: which rule counts where.
+        rounded: operands that have been rounded here already, by what they are and by which rule,
+            with themselves: the three products of attention round their operand once.
     """
 
     policy: Policy
     key: Key | None
     plan: Plan
+    rounded: dict[tuple, tuple[Any, Any]] = field(default_factory=dict)
 
 
 def _evaluate(context: _Context, jaxpr: ClosedJaxpr, nodes: Sequence[Node], values) -> list:
@@ -136,7 +139,7 @@ def _equation(context: _Context, node: Node, values: list) -> list:
         if step is not None:
             key = None if key is None else fold_in(key, step)
             policy = policy.layer(step, node.inner[number].region.repeats)
-        inside = replace(context, policy=policy, key=key)
+        inside = _Context(policy, key, context.plan)
         region = node.inner[number]
         return _evaluate(inside, region.region.jaxpr, region.nodes, inputs)
 
@@ -153,8 +156,17 @@ def _operation(context: _Context, choice: Choice, node: Node, values: list) -> l
         key = site_key(context.key, *where, word)
         return _quantizer(context, rule)(value, key, along)
 
+    def once(rule: int, value, n: int):
+        along = axes[n] if n < len(axes) else None
+        if context.key is not None:
+            return rounded(rule, value, n, along)
+        same = (id(value), rule, along)
+        if same not in context.rounded:
+            context.rounded[same] = value, rounded(rule, value, n, along)
+        return context.rounded[same][1]
+
     operands = [
-        value if rule is None else rounded(rule, value, n, axes[n] if n < len(axes) else None)
+        value if rule is None else once(rule, value, n)
         for n, (rule, value) in enumerate(zip(choice.operands, values, strict=True))
     ]
     with jax.named_scope(name):
