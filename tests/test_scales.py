@@ -57,7 +57,8 @@ def test_power_of_two_is_the_smallest_without_overflow(spec, mode):
     for exponent in EXPONENTS:
         x = tensor(exponent)
         amax = Fraction(float(np.max(np.abs(x))))
-        power = min(k for k in range(-400, 400) if amax <= fmt.largest * Fraction(2) ** k)
+        quotient = amax / fmt.largest
+        power = next(k for k in range(-400, 400) if quotient <= Fraction(2) ** k)
         power = max(power, -123 - fmt.quantum)  # the carrier limits the scale
         unit = Fraction(2) ** power
         values = [exact.round_exact(v, fmt, rounding=mode) for v in fractions(x, unit)]
