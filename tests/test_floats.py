@@ -60,10 +60,8 @@ AT_FIRST = ["e4m3fn_flush_after", "e8m10_absent", "binary8p1ue"]
 
 
 # kernels of their own, which take long to compile for every mode: some modes at first
-APART = [
-    *("e2m2f_normalised", "ue2m3n_normalised", "e3m1nuz_normalised", "e3m2b127f_normalised"),
-    "e6m9fn_normalised",
-]
+APART = ["e2m2f_normalised", "ue2m3n_normalised", "e3m1nuz_normalised", "e3m2b127f_normalised"]
+WIDE_APART = ["e6m9fn_normalised"]
 SOME_MODES = ("ties_to_even", "ties_to_odd", "up", "to_odd")
 
 TIERS = [
@@ -73,11 +71,14 @@ TIERS = [
         for name in SMALL
         if name not in SMALL[::3]
     ),
-    *(pytest.param(name, SOME_MODES, marks=pytest.mark.t1) for name in [*APART, *IRREGULAR]),
+    *(
+        pytest.param(name, SOME_MODES, marks=pytest.mark.t1)
+        for name in [*APART, *WIDE_APART, *IRREGULAR]
+    ),
     *(pytest.param(name, DETERMINISTIC, marks=pytest.mark.t1) for name in AT_FIRST),
     *(
         pytest.param(name, DETERMINISTIC, marks=pytest.mark.t2)
-        for name in [*APART, *IRREGULAR, *MORE_IRREGULAR, *LARGER]
+        for name in [*APART, *WIDE_APART, *IRREGULAR, *MORE_IRREGULAR, *LARGER]
         if name not in AT_FIRST
     ),
 ]
