@@ -81,6 +81,11 @@ TIERS += [
     pytest.param(spec, marks=pytest.mark.t2) for spec in SPECS if spec not in (*FIRST, *WHOLE)
 ]
 
+ONE_OF_EACH = [
+    pytest.param([*FIRST, *WHOLE], id="one of each family", marks=pytest.mark.t1),
+    pytest.param(SPECS, id="all", marks=pytest.mark.t2),
+]
+
 
 @pytest.mark.parametrize("spec", TIERS)
 def test_the_same_bytes_under_every_transformation(spec):
@@ -116,14 +121,7 @@ def digests(flags: str, specs: list[str]) -> str:
     return done.stdout.splitlines()[-1]
 
 
-@pytest.mark.t1
-@pytest.mark.parametrize(
-    "specs",
-    [
-        pytest.param([*FIRST, *WHOLE], id="one of each family"),
-        pytest.param(SPECS, id="all", marks=pytest.mark.t2),
-    ],
-)
+@pytest.mark.parametrize("specs", ONE_OF_EACH)
 def test_the_same_bytes_whatever_the_compiler_may_do(specs):
     plain = digests("", specs)
     differing = [name for name, flags in FLAGS.items() if digests(flags, specs) != plain]
@@ -138,14 +136,14 @@ def loss(params, x):
     return x @ params["w"]
 
 
-@pytest.mark.t1
-def test_one_sweep_takes_every_family():
+@pytest.mark.parametrize("specs", ONE_OF_EACH)
+def test_one_sweep_takes_every_family(specs):
     """Each row is the product of operands rounded by ``quantize``, which equals the definition."""
     params, x = {"w": jnp.linspace(-2.0, 2.0, 64 * 3).reshape(64, 3)}, X[1:3] / 64
-    swept = qsim.sweep(loss, SPECS)(params, x)
-    assert swept.shape == (len(SPECS), 2, 3)
+    swept = qsim.sweep(loss, specs)(params, x)
+    assert swept.shape == (len(specs), 2, 3)
     dot = jax.jit(lambda a, b: lax.dot(a, b, precision=lax.Precision.HIGHEST))
-    for spec, row in zip(SPECS, swept, strict=True):
+    for spec, row in zip(specs, swept, strict=True):
         # blocks of weights run along the contracted axis, the first of this matrix
         weights = qsim.quantize(params["w"].T, spec).T
         np.testing.assert_array_equal(row, dot(qsim.quantize(x, spec), weights), err_msg=spec)
