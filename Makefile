@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 WORKERS ?= 2
+# tests of a file go to one process, as they share what they compile
+SHARED := -n $(WORKERS) --dist worksteal
 BENCHMARKS ?= rounding stochastic families sweep
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
@@ -23,10 +25,10 @@ test: .venv/dev.done ## everything that CI checks on the sources
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest $(SHARED)
 
 test-fast: .venv/dev.done ## the quick tests only
-	$(BIN)/pytest -n $(WORKERS) -m "not t1 and not t2"
+	$(BIN)/pytest $(SHARED) -m "not t1 and not t2"
 
 format: .venv/dev.done ## format the sources and sort their imports
 	$(BIN)/ruff check --fix --exit-zero

@@ -23,6 +23,7 @@ import numpy as np
 from qsim.numbers import exact
 from qsim.numbers.formats import Float, Format, Integer, power
 from qsim.numbers.modes import OVERFLOWS, ROUNDINGS
+from tests.remembered import remembered
 from tests.unchecked import unchecked
 
 DETERMINISTIC = tuple(mode for mode in ROUNDINGS if not mode.startswith("stochastic"))
@@ -204,7 +205,7 @@ class Intervals:
     def table(self, rounding: str, overflow: str) -> np.ndarray:
         """The patterns of the results, of shape [sign, class]."""
         if (rounding, overflow) not in self._tables:
-            with unchecked():
+            with remembered():
                 self._tables[rounding, overflow] = self._table(rounding, overflow)
         return self._tables[rounding, overflow]
 

@@ -11,6 +11,7 @@ import numpy as np
 from qsim.numbers import exact
 from qsim.numbers.formats import Format
 from tests.intervals import LAYOUTS, Layout
+from tests.remembered import remembered
 from tests.unchecked import unchecked
 
 
@@ -48,7 +49,7 @@ def expected(
     """The patterns to which the numbers of patterns round, ``random`` being an integer for each."""
     kind = LAYOUTS[f"float{patterns.itemsize * 8}"]
     random = np.zeros(len(patterns), int) if random is None else random
-    with unchecked():
+    with remembered():
         results = [
             _expected(pattern, number, fmt, rounding, overflow, kind)
             for pattern, number in zip(patterns.tolist(), random.tolist(), strict=True)

@@ -1,5 +1,6 @@
 """Block formats: against the exact definition, and against NumPy and ml_dtypes step by step."""
 
+import itertools
 import math
 from fractions import Fraction
 from functools import cache, partial
@@ -120,9 +121,17 @@ def around_every_power() -> np.ndarray:
     return np.stack([amax, *rest], axis=1)
 
 
-@pytest.mark.t1
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("name", MX)
+# every rule with one format, every format with one rule
+MX_AT_FIRST = [*((MX[0], rule) for rule in RULES), *zip(MX[1:], [*RULES, "floor"], strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        pytest.param(*choice, marks=pytest.mark.t1 if choice in MX_AT_FIRST else T2)
+        for choice in itertools.product(MX, RULES)
+    ],
+)
 def test_largest_magnitudes_around_every_power_of_two(name, rule):
     agrees(around_every_power(), with_rule(name, rule))
 
@@ -351,7 +360,7 @@ def test_zero_points_know_no_minus_zero(mode):
     agrees(np.float32([-1e-20, 0]), "uint4[2,ue4m3,zero_point]", rounding=mode)
 
 
-@pytest.mark.parametrize("spec", ["int4[16]", "uint4[16,zero_point]", "int4[token]"])
+@pytest.mark.parametrize("spec", slower(["int4[16]", "uint4[16,zero_point]", "int4[token]"]))
 def test_arrays_that_are_constants_of_the_program(spec):
     x, grid = jnp.asarray(sample((32, 64))), lower(parse(spec))
     assert same(jax.jit(lambda grid: quantize(x, grid))(grid), np.asarray(quantize(x, grid)))
@@ -361,6 +370,7 @@ def test_quotients_of_fixed_scales_are_no_products():
     agrees(np.float32([[7e33, -2e33, 0, 2.5e37]] * 3), "e5m2[2x2,e4m3fn[2],fixed:0.1,short]")
 
 
+@pytest.mark.t1
 def test_searched_scales_look_past_what_is_not_finite():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((40, 8)).astype(np.float32)
@@ -369,6 +379,7 @@ def test_searched_scales_look_past_what_is_not_finite():
     agrees(x, "int4[8,mse:8,finite]")
 
 
+@pytest.mark.t1
 def test_searched_scales_err_less():
     x = sample((64, 128), seed=5)
     errors = [noise(x, spec) for spec in ("int4[32]", "int4[32,mse:8]", "int4[32,mse:32]")]
@@ -380,16 +391,15 @@ def test_searched_scales_err_less():
 # --- shapes and axes ----------------------------------------------------------------------------
 
 
-@pytest.mark.t1
-def test_other_axes_are_moved_axes():
+@pytest.mark.parametrize("rest", slower(["e8m0,floor"]) + slower(["e4m3fn[tensor]"], T2))
+def test_other_axes_are_moved_axes(rest):
     x = sample((8, 12, 4))
     by_axis = [("4@0", 0), ("4@-2", 1), ("4@2", 2), ("token@1", 1)]
     for size, axis in by_axis:
         last = size.partition("@")[0]
-        for rest in ("e8m0,floor", "e4m3fn[tensor]"):
-            moved = quantize(np.moveaxis(x, axis, -1), f"e2m1f[{last},{rest}]")
-            found = quantize(x, f"e2m1f[{size},{rest}]")
-            assert same(found, np.moveaxis(np.asarray(moved), -1, axis)), (size, rest)
+        moved = quantize(np.moveaxis(x, axis, -1), f"e2m1f[{last},{rest}]")
+        found = quantize(x, f"e2m1f[{size},{rest}]")
+        assert same(found, np.moveaxis(np.asarray(moved), -1, axis)), size
     transposed = quantize(jnp.asarray(x).transpose(2, 1, 0), "e2m1f[4,e8m0,floor]")
     assert same(np.asarray(transposed).transpose(2, 1, 0), quantize(x, "e2m1f[4@0,e8m0,floor]"))
 
@@ -411,15 +421,17 @@ def test_tensors_channels_tokens_and_tiles():
         assert scales.shape == tuple(n // size for n, size in zip(x.shape, sizes, strict=True))
 
 
-@pytest.mark.t1
-def test_axes_of_length_one_and_empty_arrays():
-    for shape in [(8, 1), (1, 4), (0, 4), (3, 0), (0,)]:
-        for spec in ("int4[1]", "int4[token]", "int4[channel,e8m0,floor]", "int4[tensor]"):
-            x = sample(shape) if np.prod(shape) else np.zeros(shape, np.float32)
-            found = quantize(x, spec)
-            assert found.shape == shape and found.dtype == np.float32
-            codes = encode_blocks(x, spec)
-            assert same(decode_blocks(codes, spec, shape=shape), np.asarray(found))
+@pytest.mark.parametrize("shape", slower([(8, 1), (0, 4)]) + slower([(1, 4), (3, 0), (0,)], T2))
+def test_axes_of_length_one_and_empty_arrays(shape):
+    for spec in ("int4[1]", "int4[token]", "int4[channel,e8m0,floor]", "int4[tensor]"):
+        x = sample(shape) if np.prod(shape) else np.zeros(shape, np.float32)
+        found = quantize(x, spec)
+        assert found.shape == shape and found.dtype == np.float32
+        codes = encode_blocks(x, spec)
+        assert same(decode_blocks(codes, spec, shape=shape), np.asarray(found))
+
+
+def test_scalars_are_blocks_of_their_own():
     assert float(quantize(np.float32(3.3), "int4[tensor]")) == np.float32(3.3)
 
 
@@ -486,8 +498,17 @@ WAYS = ["mxfp8_e4m3", "mxint8", "e2m1f[32,e8m0,floor,two_sided]", "nvfp4", "int4
 
 
 @pytest.mark.parametrize("overflow", [POLICY, pytest.param("ieee", marks=T2)])
-@pytest.mark.parametrize("mode", [NEAREST, *slower(["up", "stochastic:7"])])
-@pytest.mark.parametrize("spec", WAYS)
+@pytest.mark.parametrize(
+    ("spec", "mode"),
+    [
+        *((spec, NEAREST) for spec in WAYS[:1]),
+        *(pytest.param(spec, NEAREST, marks=pytest.mark.t1) for spec in WAYS[1:]),
+        *(pytest.param(spec, "stochastic:7", marks=pytest.mark.t1) for spec in WAYS[:2]),
+        *(pytest.param(spec, "up", marks=pytest.mark.t1) for spec in WAYS[3:]),
+        *(pytest.param(spec, "stochastic:7", marks=T2) for spec in WAYS[2:]),
+        *(pytest.param(spec, "up", marks=T2) for spec in WAYS[:3]),
+    ],
+)
 def test_the_short_way_and_the_long_way_give_the_same_bytes(spec, mode, overflow):
     """A block that is all NaN makes the rest of the array take the long way."""
     rng, grid = np.random.default_rng(8), lower(parse(spec))
@@ -500,22 +521,23 @@ def test_the_short_way_and_the_long_way_give_the_same_bytes(spec, mode, overflow
     words = np.where(words & 0x7FFFFFFF < highest, words, words & 0x807FFFFF | highest)
     words[..., 5:7] = words[..., 5:7] & 0x007FFFFF | highest ^ np.array([0, 1 << 31])
     x = np.concatenate([words.reshape(-1, 32), [[0] * 32, [1 << 31] * 32]]).astype(np.uint32)
-    x = np.concatenate([x, np.full((1, 32), 0x7FC00000, np.uint32)]).view(np.float32)
+    ways = (np.concatenate([x, np.full((1, 32), n, np.uint32)]) for n in (0, 0x7FC00000))
 
-    drawn = rng.integers(0, 2**32, x.shape, dtype=np.uint32)
+    drawn = rng.integers(0, 2**32, (len(x) + 1, 32), dtype=np.uint32)
 
     @jax.jit
     def rounded(x, grid):
         layout, rounding = grid.layout(x.shape), Rounding.parse(mode)
         is_short = grid._may_be_short(choose(grid, layout.split(x), layout))
-        random = jnp.asarray(drawn[: len(x)]) if rounding.is_stochastic else None
+        random = jnp.asarray(drawn) if rounding.is_stochastic else None
         return is_short, grid.round(x, mode=rounding, policy=overflow, random=random)
 
-    (is_short, short), (is_long_short, long) = (rounded(part, grid) for part in (x[:-1], x))
+    (is_short, short), (is_long_short, long) = (rounded(w.view(np.float32), grid) for w in ways)
     assert is_short and not is_long_short
-    assert np.isnan(long[-1]).all() and same(short, np.asarray(long[:-1]))
+    assert np.isnan(long[-1]).all() and same(short[:-1], np.asarray(long[:-1]))
 
 
+@pytest.mark.t1
 def test_a_sum_does_not_absorb_the_product():
     x = sample((4, 64))
     for name in ("nvfp4", "int4_g32"):
@@ -526,21 +548,30 @@ def test_a_sum_does_not_absorb_the_product():
         assert same(jax.jit(jax.vmap(total))(x), apart)
 
 
-@pytest.mark.t1
-def test_contractions_run_along_blocks():
+CONTRACTED = [
+    ("mxfp4", "e2m1f[32@1,e8m0,floor]", "e2m1f[32@0,e8m0,floor]"),
+    ("int8[token,e8m0,floor]", "int8[token@1,e8m0,floor]", "int8[token@0,e8m0,floor]"),
+    ("int8[channel,e8m0,floor]", "int8[token@1,e8m0,floor]", "int8[token@0,e8m0,floor]"),
+    ("e2m1f[8@1,e8m0,floor]", "e2m1f[8@1,e8m0,floor]", "e2m1f[8@1,e8m0,floor]"),
+    ("e2m1f[4x4,e8m0,floor]", "e2m1f[4x4,e8m0,floor]", "e2m1f[4x4,e8m0,floor]"),
+]
+
+
+@pytest.mark.parametrize(
+    ("spec", "left", "right"),
+    [
+        *(pytest.param(*case, marks=pytest.mark.t1) for case in CONTRACTED[::2]),
+        *(pytest.param(*case, marks=T2) for case in CONTRACTED[1::2]),
+    ],
+)
+def test_contractions_run_along_blocks(spec, left, right):
     rng = np.random.default_rng(0)
     x, w = (rng.integers(-9, 9, shape).astype(np.float32) for shape in ((8, 64), (64, 16)))
-    for spec, left, right in [
-        ("mxfp4", "e2m1f[32@1,e8m0,floor]", "e2m1f[32@0,e8m0,floor]"),
-        ("int8[token,e8m0,floor]", "int8[token@1,e8m0,floor]", "int8[token@0,e8m0,floor]"),
-        ("int8[channel,e8m0,floor]", "int8[token@1,e8m0,floor]", "int8[token@0,e8m0,floor]"),
-        ("e2m1f[8@1,e8m0,floor]", "e2m1f[8@1,e8m0,floor]", "e2m1f[8@1,e8m0,floor]"),
-        ("e2m1f[4x4,e8m0,floor]", "e2m1f[4x4,e8m0,floor]", "e2m1f[4x4,e8m0,floor]"),
-    ]:
-        found = qsim.simulate(lambda p, x: x @ p["w"], spec)({"w": w}, x)
-        assert np.array_equal(found, np.asarray(quantize(x, left)) @ np.asarray(quantize(w, right)))
+    found = qsim.simulate(lambda p, x: x @ p["w"], spec)({"w": w}, x)
+    assert np.array_equal(found, np.asarray(quantize(x, left)) @ np.asarray(quantize(w, right)))
 
 
+@pytest.mark.t1
 def test_convolutions_run_along_features():
     rng = np.random.default_rng(0)
     x = rng.integers(-9, 9, (2, 5, 5, 8)).astype(np.float32)
@@ -555,11 +586,15 @@ def test_convolutions_run_along_features():
     assert np.array_equal(found, conv({"w": right}, left))
 
 
-@pytest.mark.t1
-def test_sweeps_over_block_formats():
+SWEPT = ["mxfp4", "nvfp4", "e4m3"]
+
+
+@pytest.mark.parametrize(
+    "specs", slower([SWEPT]) + slower([[*SWEPT, "mxfp8_e4m3", "int4_g32"]], T2)
+)
+def test_sweeps_over_block_formats(specs):
     x = sample((8, 64))
     dot = lambda p, x: x @ p["w"]  # noqa: E731
-    specs = ["mxfp4", "nvfp4", "mxfp8_e4m3", "e4m3", "int4_g32"]
     rows = qsim.sweep(dot, specs)({"w": x.T}, x)
     for row, spec in zip(rows, specs, strict=True):
         assert np.array_equal(row, jax.jit(qsim.simulate(dot, spec))({"w": x.T}, x))
@@ -570,6 +605,7 @@ def test_a_scale_for_the_tensor_is_for_formats_without_scales():
         qsim.policy(weights="mxfp4", scale="absmax")
 
 
+@pytest.mark.t1
 def test_derivatives_are_straight_through():
     x = jnp.asarray(np.float32([7.9, 1.0, 0.3, -7.0, 1.0, jnp.nan, 2.0, 3.0]))
     slope = jax.grad(lambda x, spec: jnp.nansum(quantize(x, spec)), argnums=0)
@@ -591,14 +627,17 @@ def test_codes_decode_to_the_rounded_numbers(spec):
         assert same(found, np.asarray(quantize(x, spec))), exponent
 
 
-def test_codes_of_stochastic_rounding():
+@pytest.mark.parametrize(
+    "mode",
+    slower(["stochastic:4", "stochastic_c"]) + slower(["stochastic_b:4", "stochastic_equal"], T2),
+)
+def test_codes_of_stochastic_rounding(mode):
     x, key = jnp.linspace(-3, 9, 32), qsim.counter_key(1)
-    for mode in ("stochastic:4", "stochastic_b:4", "stochastic_c", "stochastic_equal"):
-        codes = encode_blocks(x, "e2m1f[16,e8m0,rceil]", rounding=mode, key=key)
-        rounded = quantize(x, "e2m1f[16,e8m0,rceil]", rounding=mode, key=key)
-        assert decode_blocks(codes, "e2m1f[16,e8m0,rceil]").tolist() == rounded.tolist()
-        with pytest.raises(ValueError, match="needs a random key"):
-            encode_blocks(x, "e2m1f[16,e8m0,rceil]", rounding=mode)
+    codes = encode_blocks(x, "e2m1f[16,e8m0,rceil]", rounding=mode, key=key)
+    rounded = quantize(x, "e2m1f[16,e8m0,rceil]", rounding=mode, key=key)
+    assert decode_blocks(codes, "e2m1f[16,e8m0,rceil]").tolist() == rounded.tolist()
+    with pytest.raises(ValueError, match="needs a random key"):
+        encode_blocks(x, "e2m1f[16,e8m0,rceil]", rounding=mode)
 
 
 def test_wrapping_is_for_blocks_of_integers():
@@ -611,7 +650,9 @@ def test_wrapping_is_for_blocks_of_integers():
             encode_blocks(x, spec, overflow="wrap")
 
 
-@pytest.mark.parametrize("spec", ["e8m3[2,e8m0,floor]", "bfloat16[4,e8m0,floor]"])
+@pytest.mark.parametrize(
+    "spec", slower(["e8m3[2,e8m0,floor]"]) + slower(["bfloat16[4,e8m0,floor]"], T2)
+)
 def test_codes_of_elements_below_the_normal_numbers(spec):
     x = np.ldexp(np.float64([1, -1, 1, -1.5, 1, 0]), [127, -149, -128, -140, 0, 0])
     x = np.tile(x.astype(np.float32), 2)
@@ -621,7 +662,7 @@ def test_codes_of_elements_below_the_normal_numbers(spec):
     assert np.any((magnitude > 0) & (magnitude < 0x00800000))
 
 
-@pytest.mark.parametrize("options", ["", "amax,"])
+@pytest.mark.parametrize("options", slower([""]) + slower(["amax,"], T2))
 def test_scales_of_zero_in_a_format_without_zero(options):
     """Most of the block is zero, and the smallest scale is below what the carrier divides by."""
     x = np.float32([[0, -0.2, 0, 0], [0, 0, -0.0, 0]])
@@ -747,7 +788,7 @@ def test_elements_without_room_for_scales_are_refused():
     assert math.isfinite(quantize(np.float32([1e-38, 3.0]), "e8m3[2,e8m0,floor]")[1])
 
 
-@pytest.mark.parametrize("shape", [(0,), (0, 32), (2, 0, 256)])
+@pytest.mark.parametrize("shape", [(2, 0, 256), *slower([(0,), (0, 32)], T2)])
 @pytest.mark.parametrize(
     "spec", ["nvfp4", "mxfp8_e4m3", "e2m1f[4,e8m23,percentile:99]", "int4[4,e8m23,mse:8]"]
 )
@@ -764,6 +805,7 @@ def test_empty_arrays_are_refused_as_others_of_their_shape():
             quantize(x, "mxfp8_e4m3")
 
 
+@pytest.mark.t1
 def test_codes_that_do_not_belong_together_are_refused():
     spec = "e2m1f[16,e4m3fn[tensor]]"
     codes = encode_blocks(jnp.ones((2, 32)), spec)

@@ -101,6 +101,7 @@ def test_round_is_exact(qsim):
     assert "0.09375" in qsim("round", "e4m3", "0.1", "--rounding", "toward_zero")
 
 
+@pytest.mark.t1
 def test_show_lists_every_value_of_a_small_format(qsim, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     out = qsim("show", "ocp_e2m1")
@@ -109,7 +110,11 @@ def test_show_lists_every_value_of_a_small_format(qsim, monkeypatch, tmp_path):
     assert "values by code" not in qsim("show", "e5m6")
 
 
-@pytest.mark.parametrize("spec", ["e2m1f", "e8m0", "int8sym", "e11m1", "binary64", "uint1"])
+@pytest.mark.t1
+@pytest.mark.parametrize(
+    "spec",
+    ["e2m1f", "e8m0", "int8sym", "binary64", "uint1", pytest.param("e11m1", marks=pytest.mark.t2)],
+)
 def test_show_draws_every_format(qsim, monkeypatch, tmp_path, spec):
     monkeypatch.chdir(tmp_path)
     assert f"out/show/{spec}.png" in qsim("show", spec)
@@ -131,6 +136,7 @@ def test_show_and_compare_do_without_matplotlib(qsim, monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.t1
 def test_compare_puts_formats_side_by_side(qsim, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     out = qsim("compare", "ocp_e2m1", "int4", "e8m0", "binary32")
@@ -164,6 +170,7 @@ source = "this test"
 """
 
 
+@pytest.mark.t1
 def test_check_reports_every_law(qsim, monkeypatch, capsys, tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(MINE)
@@ -209,6 +216,7 @@ def test_mistakes_in_a_file_are_one_line(text, message, monkeypatch, capsys, tmp
     assert message in errors and errors.strip().count("\n") == 0 and "qsim: " in errors
 
 
+@pytest.mark.t1
 def test_nothing_is_cut_on_a_narrow_terminal(qsim, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "80")
     listed = qsim("formats")
@@ -240,7 +248,10 @@ def test_help_has_examples(qsim, command):
     assert command in ([], ["formats"]) or "qsim " + command[0] in out
 
 
-@pytest.mark.parametrize("rounding", ["ties_to_even", "stochastic:8"])
+@pytest.mark.t1
+@pytest.mark.parametrize(
+    "rounding", ["ties_to_even", pytest.param("stochastic:8", marks=pytest.mark.t2)]
+)
 def test_sweep_draws_and_stores(qsim, tmp_path, rounding):
     out = qsim("sweep", SUBJECT, *SMALL, "--rounding", rounding, "--out", str(tmp_path / "a" / "b"))
     for word in ("e3m1", "e4m3", "int4", "kl: exponent bits down", "kl: other formats"):

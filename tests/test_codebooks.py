@@ -67,10 +67,12 @@ def test_codebooks_round_as_defined_in_every_mode_and_policy(name):
             assert_exact(parse(name), rounding, overflow)
 
 
+@pytest.mark.t1
 def test_a_codebook_of_256_values_rounds_as_defined():
     assert_exact(parse("dynamic8"), "ties_to_even", "saturate")
 
 
+@pytest.mark.t1
 @settings(max_examples=15)
 @given(st.lists(st.fractions(max_denominator=1000), min_size=2, max_size=16, unique=True))
 def test_any_list_rounds_as_defined(numbers):
@@ -79,6 +81,7 @@ def test_any_list_rounds_as_defined(numbers):
     assert_exact(fmt, "ties_to_even", "saturate")
 
 
+@pytest.mark.t1
 @settings(max_examples=8)
 @given(
     st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, unique=True)
@@ -103,6 +106,7 @@ def test_float64_codebooks_round_as_defined():
             assert_exact(fmt, rounding, "saturate", "float64")
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("rounding", ["stochastic:5", "stochastic_b:9", "stochastic_c:32"])
 @pytest.mark.parametrize("name", ["nf4", "binary", "codebook(1,2,4,8,5)away"])
 def test_stochastic_rounding_is_as_defined(name, rounding):
@@ -209,6 +213,7 @@ def test_codebooks_of_one_size_share_one_compilation():
     assert stacked.tobytes() == np.stack(rows).tobytes()
 
 
+@pytest.mark.t1
 def test_codebooks_are_swept_and_simulated_beside_floats():
     formats = ["nf4", "e2m1f", "ternary", "int4"]
     w = jax.random.normal(jax.random.key(0), (8, 8)) / 2

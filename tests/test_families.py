@@ -74,7 +74,20 @@ def transformed(spec: str) -> dict[str, jax.Array]:
     return results
 
 
-@pytest.mark.parametrize("spec", SPECS)
+FIRST = [specs[0] for specs in FAMILIES.values()]  # of every family
+TIERS = [FIRST[0]]
+TIERS += [pytest.param(spec, marks=pytest.mark.t1) for spec in [*FIRST[1:], *WHOLE]]
+TIERS += [
+    pytest.param(spec, marks=pytest.mark.t2) for spec in SPECS if spec not in (*FIRST, *WHOLE)
+]
+
+ONE_OF_EACH = [
+    pytest.param([*FIRST, *WHOLE], id="one of each family", marks=pytest.mark.t1),
+    pytest.param(SPECS, id="all", marks=pytest.mark.t2),
+]
+
+
+@pytest.mark.parametrize("spec", TIERS)
 def test_the_same_bytes_under_every_transformation(spec):
     results = transformed(spec)
     expected = np.asarray(results["eager"]).tobytes()
@@ -94,24 +107,24 @@ import jax, numpy as np
 from tests import test_families
 print(json.dumps({spec: hashlib.sha256(
     np.asarray(jax.jit(lambda x: test_families.qsim.quantize(x, spec))(test_families.X)).tobytes()
-).hexdigest() for spec in test_families.SPECS}))
+).hexdigest() for spec in sys.argv[1:]}))
 """
 
 
-def digests(flags: str) -> str:
-    """The bytes of every family in a process with these compiler flags."""
+def digests(flags: str, specs: list[str]) -> str:
+    """The bytes of formats in a process with these compiler flags."""
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     root = Path(__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, "-c", BYTES], env=env, cwd=root, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", BYTES, *specs]
+    done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, check=True)
+    assert all(spec in done.stdout for spec in specs)
     return done.stdout.splitlines()[-1]
 
 
-@pytest.mark.t1
-def test_the_same_bytes_whatever_the_compiler_may_do():
-    plain = digests("")
-    differing = [name for name, flags in FLAGS.items() if digests(flags) != plain]
+@pytest.mark.parametrize("specs", ONE_OF_EACH)
+def test_the_same_bytes_whatever_the_compiler_may_do(specs):
+    plain = digests("", specs)
+    differing = [name for name, flags in FLAGS.items() if digests(flags, specs) != plain]
     assert not differing
 
 
@@ -123,13 +136,14 @@ def loss(params, x):
     return x @ params["w"]
 
 
-def test_one_sweep_takes_every_family():
+@pytest.mark.parametrize("specs", ONE_OF_EACH)
+def test_one_sweep_takes_every_family(specs):
     """Each row is the product of operands rounded by ``quantize``, which equals the definition."""
     params, x = {"w": jnp.linspace(-2.0, 2.0, 64 * 3).reshape(64, 3)}, X[1:3] / 64
-    swept = qsim.sweep(loss, SPECS)(params, x)
-    assert swept.shape == (len(SPECS), 2, 3)
+    swept = qsim.sweep(loss, specs)(params, x)
+    assert swept.shape == (len(specs), 2, 3)
     dot = jax.jit(lambda a, b: lax.dot(a, b, precision=lax.Precision.HIGHEST))
-    for spec, row in zip(SPECS, swept, strict=True):
+    for spec, row in zip(specs, swept, strict=True):
         # blocks of weights run along the contracted axis, the first of this matrix
         weights = qsim.quantize(params["w"].T, spec).T
         np.testing.assert_array_equal(row, dot(qsim.quantize(x, spec), weights), err_msg=spec)
@@ -171,7 +185,7 @@ def test_a_family_is_traced_once(family):
 # --- gradients ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", TIERS)
 def test_gradients_are_straight_through(spec):
     """One inside the range; outside zero or one, by choice; never NaN."""
     inside = jnp.asarray(np.linspace(-0.5, 0.5, 64, dtype=np.float32))

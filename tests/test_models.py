@@ -70,6 +70,7 @@ def test_byte_lm_labels_are_the_next_bytes_of_the_held_out_text():
         assert (labels[:-1] == inputs[1:]).all()
 
 
+@pytest.mark.t1
 def test_byte_lm_beats_every_trigram_on_held_out_text():
     """The entropy of the text's own trigrams bounds every trigram model's loss from below."""
     text_N = byte_lm.heldout()
@@ -435,6 +436,7 @@ def test_a_cut_zip_file_is_refused(tmp_path, left):
 # The example of the README.
 
 
+@pytest.mark.t1
 def test_the_example_of_the_readme_is_a_subject(tmp_path, monkeypatch):
     readme = (MODELS / "README.md").read_text()
     (tmp_path / "blobs.py").write_text(re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1])

@@ -106,7 +106,7 @@ def test_triple32_in_integers():
 # --- keys -----------------------------------------------------------------------------------------
 
 
-@every_kind
+@pytest.mark.parametrize("kind", [pytest.param("threefry", marks=pytest.mark.t2), *GENERATORS])
 def test_same_bytes_eagerly_and_compiled(kind):
     """For the eager call, ``jit``, a key made inside of it, ``vmap``, ``scan`` and x64."""
     shape = (6, 40)
@@ -207,8 +207,13 @@ def test_quantize_is_the_same_under_transformations(kind):
     assert both[0].tobytes() == solo.tobytes()
 
 
-@pytest.mark.t1
-@every_counter_key
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("squares", marks=pytest.mark.t1),
+        *(pytest.param(kind, marks=pytest.mark.t2) for kind in GENERATORS if kind != "squares"),
+    ],
+)
 def test_simulate_and_sweep_fold_counter_keys(kind):
     """By site and iteration; a row of a sweep is its simulation alone."""
     x = jax.random.normal(jax.random.key(0), (4, 8, 8))
@@ -275,8 +280,13 @@ WORDS = 2**18  # of +1 and -1: sums are exact in float32
 
 
 @every_kind
-@pytest.mark.t1
-@pytest.mark.parametrize("bits", [2, 4, 8, 16, 23, 32])
+@pytest.mark.parametrize(
+    "bits",
+    [
+        *(pytest.param(bits, marks=pytest.mark.t1) for bits in (2, 8, 32)),
+        *(pytest.param(bits, marks=pytest.mark.t2) for bits in (4, 16, 23)),
+    ],
+)
 def test_share_of_ups_is_binomial(bits, kind):
     """Of DRAWS draws, with the exact probability."""
     fmt, x = parse("e4m3"), np.float32(1 + 0.3 * 2**-3)

@@ -34,6 +34,7 @@ def test_the_examples_print_what_the_readme_says(example, expected, monkeypatch)
     assert found == pytest.approx(shown, rel=0.01)
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("line", [line for line in COMMANDS if "sweep" not in line])
 def test_commands_work(line, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)

@@ -23,6 +23,7 @@ from qsim.numbers import exact
 from qsim.numbers.modes import Rounding
 from qsim.numbers.random_bits import random_words
 from tests.intervals import DETERMINISTIC, LAYOUTS, POLICIES, grid_point, magnitudes
+from tests.remembered import remembered
 from tests.unchecked import unchecked
 
 FORMATS = [
@@ -37,9 +38,12 @@ def rounded(x, grid, random, *, rounding, overflow):
     return grid.round(x, mode=mode, policy=overflow, random=random)
 
 
-def later(*values):
+def later(*values, mark=pytest.mark.t1):
     """Parameters for the slower runs only."""
-    return (pytest.param(value, marks=pytest.mark.t1) for value in values)
+    return (pytest.param(value, marks=mark) for value in values)
+
+
+T2 = pytest.mark.t2
 
 
 def words(numbers: np.ndarray, bits: int) -> np.ndarray:
@@ -134,9 +138,16 @@ def test_probability_is_exact(name, mode):
         assert assert_counts(fmt, telling_gaps(fmt), mode, bits) > 0
 
 
-@pytest.mark.t1
-@pytest.mark.parametrize("mode", COUNTS)
-@pytest.mark.parametrize("bits", range(1, 9))
+# 2**16 numbers for every gap are many
+@pytest.mark.parametrize(
+    ("bits", "mode"),
+    [
+        *(pytest.param(bits, m, marks=pytest.mark.t1) for bits in (1, 2, 3, 5) for m in COUNTS),
+        pytest.param(8, "stochastic", marks=pytest.mark.t1),
+        *(pytest.param(bits, m, marks=T2) for bits in (4, 6, 7) for m in COUNTS),
+        *(pytest.param(8, m, marks=T2) for m in COUNTS if m != "stochastic"),
+    ],
+)
 def test_probability_is_exact_in_every_gap(bits, mode):
     for name in ("ocp_e4m3", "ocp_e5m2", "ocp_e3m2", "ocp_e2m1", "e4m3fnuz", "int8", "ocp_e8m0"):
         fmt = parse(name)
@@ -152,7 +163,7 @@ def test_the_exact_definition_has_that_probability(name, bits, mode):
     """Every R is asked, in both signs."""
     fmt, steps = parse(name), 2 ** (bits + 2)
     rounding = f"{mode}:{bits}"
-    with unchecked():
+    with remembered():
         for gap in telling_gaps(fmt):
             low, high = grid_point(fmt, gap), grid_point(fmt, gap + 1)
             for k in range(steps):
@@ -262,7 +273,7 @@ def decisive(fmt, mode: str, bits: int, carrier: str, seed: int) -> tuple[np.nda
 
 
 @pytest.mark.parametrize("mode", COUNTS)
-@pytest.mark.parametrize("bits", [8, 32, *later(1, 2, 16, 23, 30, 31)])
+@pytest.mark.parametrize("bits", [8, *later(1, 16, 31, 32), *later(2, 23, 30, mark=T2)])
 def test_the_random_number_that_decides(bits, mode):
     for seed, name in enumerate(("ocp_e4m3", "e5m10", "int8", "ocp_e2m1", "ocp_e8m0", "bfloat16")):
         fmt = parse(name)
@@ -271,9 +282,8 @@ def test_the_random_number_that_decides(bits, mode):
         assert_as_defined(fmt, x, numbers, mode, bits, "ieee", "float32")
 
 
-@pytest.mark.t1
 @pytest.mark.parametrize("mode", COUNTS)
-@pytest.mark.parametrize("bits", [1, 8, 23, 31, 32])
+@pytest.mark.parametrize("bits", [*later(1, 23, 32), *later(8, 31, mark=T2)])
 def test_the_random_number_that_decides_in_float64(bits, mode):
     for seed, name in enumerate(("ocp_e4m3", "e5m10", "binary32", "e11m20")):
         fmt = parse(name)

@@ -27,6 +27,7 @@ from qsim.numbers.tables import table_of
 from qsim.numbers.tapered import TaperedGrid
 from tests.compiled import round_patterns, rounded
 from tests.intervals import DETERMINISTIC, LAYOUTS, POLICIES, first_difference, intervals
+from tests.remembered import remembered
 from tests.unchecked import unchecked
 
 IN_FLOAT32 = ["posit8", "posit8_0", "hifloat8"]
@@ -39,6 +40,12 @@ CHOICES = [(mode, policy) for mode in DETERMINISTIC for policy in POLICIES]
 
 MIXED = np.random.default_rng(1).integers(0, 2**32, 4096, dtype=np.uint32).view(np.float32)
 MIXED = np.concatenate([MIXED, np.random.default_rng(2).normal(size=4096).astype(np.float32)])
+
+
+def later(slower, slowest) -> list:
+    """Names for the second and for the third tier."""
+    marks = dict.fromkeys(slower, pytest.mark.t1) | dict.fromkeys(slowest, pytest.mark.t2)
+    return [pytest.param(name, marks=mark) for name, mark in marks.items()]
 
 
 def assert_rounds_exactly(name: str, layout: str, choices) -> None:
@@ -151,21 +158,18 @@ def assert_all_gaps_are_exact(fmt, layout: str, modes=DETERMINISTIC) -> None:
             assert not difference, f"{fmt} {rounding}: {difference}"
 
 
-@pytest.mark.t1
-@pytest.mark.parametrize("name", [SIXTEEN[0], pytest.param(SIXTEEN[1], marks=pytest.mark.t2)])
+@pytest.mark.parametrize("name", later(SIXTEEN[:1], SIXTEEN[1:]))
 def test_every_gap_of_sixteen_bit_posits_is_exact(name):
     assert_all_gaps_are_exact(parse(name), "float32")
 
 
-@pytest.mark.t1
-@pytest.mark.parametrize("name", ["takum16", "takum12", "takum13"])
+@pytest.mark.parametrize("name", later(["takum12", "takum13"], ["takum16"]))
 def test_every_gap_of_takums_is_exact(name):
     with jax.enable_x64(True):
         assert_all_gaps_are_exact(parse(name), "float64")
 
 
-@pytest.mark.t1
-@pytest.mark.parametrize("name", ["posit32", "posit24.3", "takum32", "takum57"])
+@pytest.mark.parametrize("name", later(["posit32", "takum32"], ["posit24.3", "takum57"]))
 def test_wide_formats_are_exact_about_their_regimes_and_at_random(name):
     fmt = parse(name)
     random = np.random.default_rng(5).integers(0, fmt.top_code, 40).tolist()
@@ -180,6 +184,7 @@ def test_wide_formats_are_exact_about_their_regimes_and_at_random(name):
         steps = np.arange(-1, 2)
         patterns = np.unique((np.array(points)[:, None] + steps).clip(0)).astype(np.uint64)
         numbers = [LAYOUTS["float64"].number(p) for p in patterns.tolist()]
+    with jax.enable_x64(True), remembered():
         for rounding in DETERMINISTIC:
             actual = round_patterns(patterns, fmt, rounding, "ieee")
             expected = [
@@ -192,8 +197,7 @@ def test_wide_formats_are_exact_about_their_regimes_and_at_random(name):
             assert not difference, f"{fmt} {rounding}: {difference}"
 
 
-@pytest.mark.t1
-@pytest.mark.parametrize("name", ["posit8", "hifloat8"])
+@pytest.mark.parametrize("name", later(["posit8"], ["hifloat8"]))
 @pytest.mark.parametrize("mode", ["ties_to_odd", "down", "stochastic_c"])
 def test_tables_of_the_values_round_alike(name, mode):
     """The other implementation: tables of values and tie points, for any format."""
@@ -330,14 +334,14 @@ def test_what_is_drawn_is_exact(name):
     assert_draws_are_exact(parse(name), "float32", ["stochastic:32", "stochastic_c:3"])
 
 
-@pytest.mark.t1
-@pytest.mark.parametrize("name", ["posit6.1", "posit5.3", "posit4.5", "hifloat8"])
+@pytest.mark.parametrize("name", later(["posit6.1", "hifloat8"], ["posit5.3", "posit4.5"]))
 def test_every_variant_of_what_is_drawn_is_exact(name):
     assert_draws_are_exact(parse(name), "float32", DRAWN)
 
 
-@pytest.mark.t1
-@pytest.mark.parametrize("name", ["takum6", "takum8", "takum13", "takum20", "posit5.6", "posit4.7"])
+@pytest.mark.parametrize(
+    "name", later(["takum6", "takum13", "posit5.6"], ["takum8", "takum20", "posit4.7"])
+)
 def test_what_is_drawn_is_exact_in_float64(name):
     with jax.enable_x64(True):
         assert_draws_are_exact(parse(name), "float64", DRAWN)
@@ -352,7 +356,7 @@ def assert_draws_are_exact(fmt, layout: str, modes) -> None:
         mode = Rounding.parse(text)
         top = 2**mode.random_bits
         patterns, draws, expected = [], [], []
-        with unchecked():
+        with remembered():
             for code in sorted(codes):
                 value = exact.decode(fmt, code)
                 if not isinstance(value, Fraction):
@@ -408,6 +412,7 @@ def test_all_kinds_are_one_stack_and_one_compilation():
     assert rounded._cache_size() == count + 1
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("mode", ["ties_to_even", "stochastic"])
 def test_bytes_are_those_of_every_transformation(mode):
     """Eager, jit, vmap over the stack, vmap over the data, row by row."""
@@ -431,6 +436,7 @@ def test_bytes_are_those_of_every_transformation(mode):
     assert alone[:3].tobytes() == eager.tobytes()
 
 
+@pytest.mark.t1
 def test_a_sweep_holds_tapered_formats_beside_floats():
     names = ["e4m3", "posit8", "int8", "hif8", "posit16.1", "e5m2"]
     policies = {name: qsim.policy(weights=name, activations=name, outputs=name) for name in names}
