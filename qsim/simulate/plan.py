@@ -38,6 +38,11 @@ class Plan:
     touched: frozenset[int]
     stored: tuple[int | None, ...]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is rounded."""
+        return not self.touched and all(rule is None for rule in self.stored)
+
 
 def make_plan(policy: Policy, program: Program) -> Plan:
     """The rules that a policy has for a program.

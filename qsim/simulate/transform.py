@@ -26,6 +26,12 @@ from qsim.simulate.regions import rebuild
 
 __all__ = ["simulate"]
 
+# functions that back ends compute in many steps, and in others when fused with what is around
+SERIES = {
+    *("digamma", "lgamma", "polygamma", "zeta", "igamma", "igammac", "igamma_grad_a"),
+    *("regularized_incomplete_beta", "erf_inv", "bessel_i0e", "bessel_i1e"),
+}
+
 
 def simulate(
     fn: Callable,
@@ -84,6 +90,8 @@ def simulate(
     def simulated(*args, **kwargs):
         annotated = program(fn, args, kwargs, roles)
         traced, plan = annotated.traced, make_plan(chosen, annotated)
+        if plan.is_empty:
+            return fn(*args, **kwargs)
         arrays = [jnp.asarray(array) for array in traced.arrays]
         if any(rule is not None for rule in plan.stored):
             arrays = _stored(chosen, plan, annotated.flows, arrays, key)
@@ -172,7 +180,7 @@ def _operation(context: _Context, choice: Choice, node: Node, values: list) -> l
     with jax.named_scope(name):
         if node.kind == "contraction":
             results = _contracted(eqn, operands)
-        elif node.kind == "reduction" and choice.result is not None:
+        elif choice.result is not None and (node.kind == "reduction" or node.name in SERIES):
             results = alone(partial(bind, eqn), _as_before(operands, values))
         else:
             results = bind(eqn, _as_before(operands, values))
