@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-Score = Literal["bits_per_byte", "top1"]
+Score = Literal["bits_per_byte", "perplexity", "top1"]
 
 
 class Subject(NamedTuple):
