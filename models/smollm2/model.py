@@ -10,7 +10,7 @@ For L tokens x the model gives p(x_{l+1} | x_0 .. x_l) for every l at once:
 Queries have nine heads, keys and values three: three heads of queries share one of keys.
 
 Shape suffixes: B batch, L and M positions (query and key), D width, G heads of keys and values,
-R heads of queries for each of those, K head width, F hidden width of the MLP, V vocabulary.
+R heads of queries for each of those, H = G R, K head width, F hidden width of the MLP, V vocabulary.
 
 Sources: Allal et al. 2025 (SmolLM2), Touvron et al. 2023 (Llama), Ainslie et al. 2023 (grouped
 queries), Su et al. 2021, section 3.4 (rotary positions), Shazeer 2020 (SwiGLU).
@@ -88,23 +88,20 @@ class Attention(nn.Module):
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
         c = self.config
         batch, length, width = x_BxLxD.shape
-        q_BxLxHxK = self.heads(x_BxLxD, c.heads, "query")
-        k_BxMxGxK = rotate(self.heads(x_BxLxD, c.key_heads, "key"), c.rotary_base)
-        v_BxMxGxK = self.heads(x_BxLxD, c.key_heads, "value")
+        queries = (batch, length, c.heads, c.head_width)
+        keys = (batch, length, c.key_heads, c.head_width)
+        q_BxLxHxK = linear(c.heads * c.head_width, name="query")(x_BxLxD).reshape(queries)
+        k_BxMxGxK = linear(c.key_heads * c.head_width, name="key")(x_BxLxD).reshape(keys)
+        v_BxMxGxK = linear(c.key_heads * c.head_width, name="value")(x_BxLxD).reshape(keys)
 
+        k_BxMxGxK = rotate(k_BxMxGxK, c.rotary_base)
         q_BxLxHxK = rotate(q_BxLxHxK, c.rotary_base) * c.head_width**-0.5
-        groups = (batch, length, c.key_heads, c.queries_per_key, c.head_width)
-        q_BxLxGxRxK = q_BxLxHxK.reshape(groups)
+        q_BxLxGxRxK = q_BxLxHxK.reshape(batch, length, c.key_heads, -1, c.head_width)
         score_BxGxRxLxM = jnp.einsum("BLGRK,BMGK->BGRLM", q_BxLxGxRxK, k_BxMxGxK)
         causal_1x1x1xLxM = np.tri(length, dtype=bool)[None, None, None]
         att_BxGxRxLxM = nn.softmax(jnp.where(causal_1x1x1xLxM, score_BxGxRxLxM, MASKED))
         out_BxLxGxRxK = jnp.einsum("BGRLM,BMGK->BLGRK", att_BxGxRxLxM, v_BxMxGxK)
         return linear(width, name="out")(out_BxLxGxRxK.reshape(x_BxLxD.shape))
-
-    def heads(self, x_BxLxD: jax.Array, count: int, name: str) -> jax.Array:
-        """Returns x W, cut into `count` heads: [B, L, count, K]."""
-        width = self.config.head_width
-        return linear(count * width, name=name)(x_BxLxD).reshape(*x_BxLxD.shape[:2], count, width)
 
 
 class MLP(nn.Module):

@@ -72,7 +72,7 @@ def windows(token_N: np.ndarray, length: int, count: int) -> tuple[np.ndarray, n
     Windows lie side by side and start afresh; the first token of a window is no label, the last one
     no input. Raises ValueError when the tokens do not fill so many windows.
     """
-    if token_N.size < length * count:
+    if count < 1 or token_N.size < length * count:
         raise ValueError(f"{token_N.size} tokens do not fill {count} windows of {length}")
     window_WxL = token_N[: length * count].reshape(count, length).astype(np.int32)
     return window_WxL[:, :-1], window_WxL[:, 1:]
