@@ -19,7 +19,8 @@ class Subject(NamedTuple):
     - `labels` is int32 `[batches, batch, ...]`; `labels[i]` has the shape of the logits of
       `inputs[i]` without their last axis.
     - `score` says how logits are judged: "bits_per_byte" is the mean of -log2 softmax(logits) at
-      the label, a byte; "top1" is the share of labels whose logit is the largest.
+      the label, a byte; "perplexity" is the exponential of the mean of -ln softmax(logits) at the
+      label, a token; "top1" is the share of labels whose logit is the largest.
 
     Any object with these attributes is a subject; this type is a convenience. A module names its
     subject by a function without arguments, so that it can be written `package.module:subject`.

@@ -9,6 +9,7 @@ import struct
 import tarfile
 from fractions import Fraction
 from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from models.byte_lm import checkpoint, corpus, score, train, trigram
 from models.byte_lm.model import ByteLM, rotate
 from models.efficientnet_lite0 import files, photos, torch_file
 from models.efficientnet_lite0.model import EfficientNetLite0
-from models.subject import Subject
+from models.subject import Score, Subject
 
 MODELS = Path(byte_lm.__file__).parents[1]
 
@@ -33,7 +34,7 @@ def assert_is_a_subject(subject: Subject) -> None:
     assert subject.labels.dtype == jnp.int32
     assert len(subject.inputs) == len(subject.labels)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(subject.variables))
-    assert subject.score in ("bits_per_byte", "top1")
+    assert subject.score in get_args(Score)
     assert re.fullmatch(r"\w+", subject.name)
 
 

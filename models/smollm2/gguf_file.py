@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FILE_LIMIT = 256 << 20  # bytes
+FILE_LIMIT = 128 << 20  # bytes
 COUNT_LIMIT = 1 << 20  # facts, tensors, strings of one array
 RANK_LIMIT = 4
 NUMBERS = dict(zip(range(8), "BbHhIif?", strict=True)) | {10: "Q", 11: "q", 12: "d"}
@@ -85,7 +85,7 @@ class Cursor:
         return str(self.take(self.number("Q")), "utf-8")
 
     def value(self, kind: int) -> Any:
-        """Returns the next value of a fact; arrays of arrays have no place in a model."""
+        """Returns the next value of a fact."""
         match kind:
             case _ if kind in NUMBERS:
                 return self.number(NUMBERS[kind])
@@ -93,9 +93,11 @@ class Cursor:
                 return self.string()
             case _ if kind == ARRAY:
                 element, count = self.number("I"), self.count()
-                if element != ARRAY:
-                    return [self.value(element) for _ in range(count)]
-        raise ValueError(f"a value of kind {kind}")
+                if element == ARRAY:
+                    raise ValueError("an array of arrays")
+                return [self.value(element) for _ in range(count)]
+            case _:
+                raise ValueError(f"a value of kind {kind}")
 
 
 def read(path: Path) -> Gguf:
@@ -147,7 +149,7 @@ def entry(cursor: Cursor) -> tuple[Kind, tuple[int, ...], int]:
     kind = KINDS.get(number)
     if kind is None:
         raise ValueError(f"a tensor of kind {number}; known are {sorted(KINDS)}")
-    if not shape or shape[-1] % kind.block:
+    if min(shape, default=0) < 1 or shape[-1] % kind.block:
         raise ValueError(f"shape {shape} does not divide into blocks of {kind.block}")
     return kind, shape, offset
 

@@ -10,7 +10,8 @@ For L tokens x the model gives p(x_{l+1} | x_0 .. x_l) for every l at once:
 Queries have nine heads, keys and values three: three heads of queries share one of keys.
 
 Shape suffixes: B batch, L and M positions (query and key), D width, G heads of keys and values,
-R heads of queries for each of those, H = G R, K head width, F hidden width of the MLP, V vocabulary.
+R heads of queries for each of those, H = G R all heads of queries, K head width, F hidden width of
+the MLP, V vocabulary.
 
 Sources: Allal et al. 2025 (SmolLM2), Touvron et al. 2023 (Llama), Ainslie et al. 2023 (grouped
 queries), Su et al. 2021, section 3.4 (rotary positions), Shazeer 2020 (SwiGLU).
