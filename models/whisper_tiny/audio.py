@@ -85,7 +85,7 @@ def triangles() -> np.ndarray:
 
 
 def mel(frequency: float) -> float:
-    """Returns Slaney's mel of a frequency in Hz: 3 f / 200 up to 1000 Hz, 27 steps for 6.4 above."""
+    """Returns Slaney's mel of f Hz: 3 f / 200 up to 1000 Hz; above, 27 steps are a factor 6.4."""
     linear = 3 * frequency / 200
     return linear if linear < 15 else 15 + 27 * np.log(frequency / 1000) / np.log(6.4)
 

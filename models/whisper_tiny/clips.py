@@ -48,7 +48,7 @@ def spectrogram(clip: Clip) -> np.ndarray:
 
 
 def next_tokens(texts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (tokens, labels), int32 [texts, longest + 2]: the prompt and the text, and their next.
+    """Returns (tokens, labels), int32 [texts, longest + 2]: the prompt, the text, and what follows.
 
     The text and its END are scored. What is within the prompt or behind END is not: there the label
     is -1, and behind the text the token is END.

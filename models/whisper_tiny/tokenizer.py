@@ -8,6 +8,7 @@ themselves, the others as the characters from U+0100 on, in order.
 Sources: Radford et al. 2019, section 2.2; Sennrich et al. 2016.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -48,7 +49,7 @@ class Tokenizer:
         """Returns the symbols of one word."""
         symbols = [self.characters[byte] for byte in word.encode()]
         while len(symbols) > 1:
-            pairs = list(zip(symbols, symbols[1:], strict=False))
+            pairs = list(itertools.pairwise(symbols))
             first = min(pairs, key=lambda pair: self.ranks.get(pair, len(self.ranks)))
             if first not in self.ranks:
                 break

@@ -72,5 +72,7 @@ def word_errors(heard: str, said: str) -> tuple[int, int]:
 
 def words(text: str) -> list[str]:
     """Returns the words of a text in lower case, without what is not a letter, digit or space."""
-    kept = (c if c.isalnum() or c.isspace() else "" if c in "'’" else " " for c in text.lower())
+    kept = (
+        c if c.isalnum() or c.isspace() else "" if c in "'\u2019" else " " for c in text.lower()
+    )
     return "".join(kept).split()
