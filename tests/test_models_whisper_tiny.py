@@ -125,6 +125,12 @@ def test_greedy_under_vmap_is_greedy_of_each(small):
     np.testing.assert_array_equal(together, alone)
 
 
+def test_without_a_cache_there_must_be_something_to_hear(small):
+    variables, _, token_BxL = small
+    with pytest.raises(ValueError, match="neither a spectrogram nor a cache"):
+        Whisper(SMALL).apply(variables, token_BxL)
+
+
 def test_a_text_longer_than_the_context_is_refused(small):
     variables, mel_BxTxC, _ = small
     with pytest.raises(ValueError, match="length 21 is not from 2, the tokens given, to 20"):
@@ -195,6 +201,12 @@ def test_a_recording_of_another_kind_is_refused(tmp_path, options, message):
         audio.read_wav(path)
 
 
+def test_a_recording_without_a_sample_is_refused(tmp_path):
+    path = wav_file(tmp_path / "a.wav", [], rate=48_000)
+    with pytest.raises(ValueError, match=r"a\.wav: 0 samples in 44 bytes"):
+        audio.read_wav(path)
+
+
 def test_a_cut_recording_is_refused_wherever_it_is_cut(tmp_path):
     path = wav_file(tmp_path / "a.wav", np.arange(100))
     content = path.read_bytes()
@@ -208,7 +220,7 @@ def test_a_recording_that_claims_to_be_huge_is_refused(tmp_path):
     path = wav_file(tmp_path / "a.wav", np.arange(100))
     content = path.read_bytes()
     path.write_bytes(content[:40] + struct.pack("<I", 2**32 - 2) + content[44:])
-    with pytest.raises(ValueError, match=rf"a\.wav: too short for {2**31 - 1} samples"):
+    with pytest.raises(ValueError, match=rf"a\.wav: {2**31 - 1} samples in 244 bytes"):
         audio.read_wav(path)
 
 

@@ -33,8 +33,9 @@ def read_wav(path: Path) -> np.ndarray:
             kind = file.getparams()
             if kind[:2] != (1, 2) or kind.framerate not in RATES:
                 raise ValueError(f"not mono with 16 bits a sample at a rate of {RATES} Hz")
-            if 2 * kind.nframes > path.stat().st_size:
-                raise ValueError(f"too short for {kind.nframes} samples")
+            size = path.stat().st_size
+            if not 0 < 2 * kind.nframes <= size:
+                raise ValueError(f"{kind.nframes} samples in {size} bytes")
             content = file.readframes(kind.nframes)
     except (wave.Error, EOFError, ValueError) as error:
         raise ValueError(f"{path.name}: {error or 'the file is cut'}") from error

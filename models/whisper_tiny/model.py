@@ -104,6 +104,7 @@ class Attention(nn.Module):
         c = self.config
         q_BxLxHxK = split(nn.Dense(c.width, name="query")(x_BxLxD), c) * c.head_width**-0.5
         if source_BxMxD is None:
+            assert cache is not None
             k_BxMxHxK, v_BxMxHxK = cache
         else:
             k_BxMxHxK = split(nn.Dense(c.width, use_bias=False, name="key")(source_BxMxD), c)
@@ -232,6 +233,8 @@ class Whisper(nn.Module):
         position: Any = 0,
     ) -> tuple[jax.Array, Cache]:
         """Returns (logits, the cache with the keys and values of this call)."""
+        if mel_BxTxC is None and cache is None:
+            raise ValueError("neither a spectrogram nor a cache: there is nothing to hear")
         audio_BxAxD = None
         if mel_BxTxC is not None:
             audio_BxAxD = Encoder(self.config, name="encoder")(mel_BxTxC)
