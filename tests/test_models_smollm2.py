@@ -374,16 +374,6 @@ def test_a_missing_package_is_one_clear_line(monkeypatch):
         files.bible()
 
 
-def test_another_file_under_the_same_name_is_refused(tmp_path):
-    path = tmp_path / "f"
-    with pytest.raises(FileNotFoundError, match="'f' is missing from its package; run `make mod"):
-        files.checked(path, "0" * 64)
-    path.write_bytes(b"x")
-    assert files.checked(path, hashlib.sha256(b"x").hexdigest()) == path
-    with pytest.raises(ValueError, match=r"^f: sha256 is 2d711642.* not 0000"):
-        files.checked(path, "0" * 64)
-
-
 def test_a_machine_without_npm_is_one_clear_line(monkeypatch, tmp_path):
     monkeypatch.setattr(texts, "CACHE", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
