@@ -54,6 +54,13 @@ def sweep(
             help="One scale per tensor: absmax, power_of_two or none. e8 formats need none."
         ),
     ] = "absmax",
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="A policy, {} in the place of the format; instead of target, rounding, overflow "
+            "and scale."
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(help="Seed of stochastic rounding.", min=0, max=2**32 - 1)
     ] = 0,
@@ -76,13 +83,15 @@ def sweep(
       qsim sweep models.efficientnet_lite0:subject --exponents 3-5 --mantissas 2-4 --target weights
 
       qsim sweep my_model:subject --exponents '' --integers 4,8 --formats ocp_e4m3,ocp_e2m1
+
+      qsim sweep --policy 'weights={} absmax; .*head.* activations=none; activations=e4m3 absmax'
     """
     _use_devices(devices or _cores())
     from qsim.report import console
 
     chosen = _formats(exponents, mantissas, integers, formats)
     setting = {"target": target, "rounding": rounding, "overflow": overflow, "scale": scale}
-    console.sweep(subject, chosen, setting, seed=seed, out=out)
+    console.sweep(subject, chosen, {"policy": policy} if policy else setting, seed=seed, out=out)
 
 
 @app.command("formats")
@@ -186,18 +195,29 @@ def round_numbers(
 
 
 @app.command("sites")
-def list_sites(subject: SubjectArgument = BUNDLED) -> None:
-    """List the operations of a model that a policy can address, with their costs.
+def list_sites(
+    subject: SubjectArgument = BUNDLED,
+    backward: Annotated[
+        bool, typer.Option("--backward", help="Of the model's gradient, forward pass included.")
+    ] = False,
+    policy: Annotated[
+        str | None, typer.Option(help="Show which rule of this policy counts where.")
+    ] = None,
+) -> None:
+    """Show the operations of a model that a policy can address, as a tree with their costs.
 
-    Example: qsim sites models.byte_lm:subject
+    Operations are added up by the path, the primitive, the direction and the roles of operands.
+
+    Examples:
+
+      qsim sites models.byte_lm:subject --backward
+
+      qsim sites --policy 'weights=mxfp4; .*attention.*=bfloat16'
     """
-    from qsim.report.console import show
-    from qsim.report.terminal import site_table
-    from qsim.simulate.sites import sites
-    from qsim.sweeps.subject import first_batch, load
+    from qsim.report import console
+    from qsim.sweeps.subject import load
 
-    found = load(subject)
-    show(site_table(sites(found.apply, found.variables, first_batch(found))))
+    console.sites(load(subject), backward=backward, policy=policy)
 
 
 # --- reading what was typed -----------------------------------------------------------------

@@ -35,6 +35,20 @@ def test_the_examples_print_what_the_readme_says(example, expected, monkeypatch)
 
 
 @pytest.mark.t1
+@pytest.mark.t1
+def test_the_examples_of_simulate_print_what_the_page_says(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "simulate.md").read_text(encoding="utf-8")
+    known: dict = {}
+    for example, expected in re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", page, re.S):
+        printed = io.StringIO()
+        with unchecked(), contextlib.redirect_stdout(printed):
+            exec(compile(example, "simulate.md", "exec"), known)
+        assert NUMBER.sub("#", printed.getvalue()) == NUMBER.sub("#", expected)
+        shown, found = ([float(n) for n in NUMBER.findall(t)] for t in (expected, printed.getvalue()))
+        assert found == pytest.approx(shown, rel=0.01)
+
+
 @pytest.mark.parametrize("line", [line for line in COMMANDS if "sweep" not in line])
 def test_commands_work(line, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -13,8 +14,8 @@ from qsim.analysis import laws
 from qsim.analysis.values import element
 from qsim.numbers.catalogue import Entry
 from qsim.numbers.formats import Format
-from qsim.numbers.modes import Rounding
 from qsim.report import comparison, picture, portrait
+from qsim.report.site_tree import site_tree
 from qsim.report.terminal import (
     heat_map,
     landmarks,
@@ -23,12 +24,14 @@ from qsim.report.terminal import (
     values,
     verdict_table,
 )
+from qsim.simulate.policy import policy as parse_policy
+from qsim.simulate.sites import sites as site_list
 from qsim.sweeps import store
 from qsim.sweeps.scores import SCORES
-from qsim.sweeps.study import Row, judge, policies_for, run, versions
-from qsim.sweeps.subject import load
+from qsim.sweeps.study import Row, judge, policies_for, policies_from, run, versions
+from qsim.sweeps.subject import Subject, first_batch, load
 
-__all__ = ["check", "compare", "show", "show_format", "sweep"]
+__all__ = ["check", "compare", "show", "show_format", "sites", "sweep"]
 
 NO_PICTURE = "no picture without matplotlib: pip install 'jax-qsim[plots]'"
 
@@ -114,6 +117,28 @@ def _verdicts(entry: Entry) -> list[laws.Verdict]:
     return found
 
 
+def sites(subject: Subject, *, backward: bool, policy: str | None) -> None:
+    """Show the operations of a subject as a tree, or which rule of a policy counts for each.
+
+    Args:
+        subject: the subject.
+        backward: whether it is the gradient's, for the sum of the model's outputs.
+        policy: a policy's text.
+    """
+
+    def total(variables, inputs):
+        return jnp.sum(subject.apply(variables, inputs), dtype=jnp.float32)
+
+    fn, arguments = (
+        jax.grad(total) if backward else subject.apply,
+        (subject.variables, first_batch(subject)),
+    )
+    if policy is None:
+        show(site_tree(subject.name, site_list(fn, *arguments)))
+    else:
+        show(Text(str(parse_policy(policy).explain(fn, *arguments))))
+
+
 def sweep(
     name: str, formats: Sequence[Format], setting: dict[str, str], *, seed: int, out: Path | None
 ) -> list[Row]:
@@ -122,15 +147,19 @@ def sweep(
     Args:
         name: the subject's name, ``package.module:attribute``.
         formats: the formats.
-        setting: target, rounding, overflow and scale.
+        setting: target, rounding, overflow and scale; or policy, a text with ``{}`` in the
+            place of the format.
         seed: seed of stochastic rounding.
         out: the folder for ``sweep.parquet`` and ``sweep.png``; None writes nothing.
 
     Raises:
         ValueError: for an unknown name, or a folder that cannot be written to.
     """
-    policies = policies_for(formats, **setting)
-    stochastic = Rounding.parse(setting["rounding"]).is_stochastic
+    if "policy" in setting:
+        policies = policies_from(formats, setting["policy"])
+    else:
+        policies = policies_for(formats, **setting)
+    stochastic = any(policy.is_stochastic for policy in policies)
     folder = None if out is None else store.prepare(out)
     subject = load(name)
     reference = judge(subject)
@@ -147,7 +176,8 @@ def sweep(
     maps = heat_map(rows, score.headline)
     show(result_table(rows, subject.score), f"float32: {float32}", *maps)
     if folder is not None:
-        how = ", ".join(setting[word] for word in ("target", "rounding", "scale"))
+        words = ("policy", "target", "rounding", "scale")
+        how = ", ".join(setting[word] for word in words if word in setting)
         title = f"{subject.name} ({how}); float32: {float32}"
         files = [str(folder / "sweep.parquet")]
         if picture.available():

@@ -14,7 +14,6 @@ from qsim.numbers import exact
 from qsim.numbers.catalogue import Entry
 from qsim.numbers.formats import Float, Format
 from qsim.scales.blocks import Block
-from qsim.simulate.sites import Site
 from qsim.sweeps.scores import SCORES
 from qsim.sweeps.study import Row, on_the_map
 
@@ -25,7 +24,6 @@ __all__ = [
     "number",
     "result_table",
     "rounding_table",
-    "site_table",
     "summary",
     "values",
     "verdict_table",
@@ -145,22 +143,6 @@ def verdict_table(title: str, verdicts: Sequence[Verdict]) -> Table:
     for verdict in verdicts:
         style = colours[verdict.state]
         table.add_row(verdict.law, Text(verdict.state, style=style), Text(verdict.detail))
-    return table
-
-
-def site_table(found: Sequence[Site]) -> Table:
-    """Sites with their operands and costs."""
-    total = sum(site.flops for site in found) or 1
-    table = Table(title=f"{len(found)} sites, {total / 1e6:,.1f} Mflop", header_style="bold")
-    for column in ("path", "primitive", "operands", "roles"):
-        table.add_column(column)
-    for column in ("runs", "Mflop", "share"):
-        table.add_column(column, justify="right")
-    for site in found:
-        shapes = " · ".join("x".join(map(str, shape)) or "scalar" for shape in site.shapes[:2])
-        costs = (f"{site.flops / 1e6:,.2f}", f"{100 * site.flops / total:.1f} %")
-        roles = " · ".join(site.roles)
-        table.add_row(Text(site.path), site.primitive, shapes, roles, str(site.repeats), *costs)
     return table
 
 

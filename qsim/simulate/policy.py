@@ -27,6 +27,7 @@ from jaxtyping import Array
 
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid
+from qsim.numbers.modes import Rounding
 from qsim.numbers.random_bits import Key, fold_in
 from qsim.numbers.records import shown
 from qsim.numbers.specs import format_of, listed, parse
@@ -143,6 +144,12 @@ class Policy:
                 where = (node.path, node.name, node.direction, said[slot.part])
                 places.append(Place(*where, self.find(slot)))
         return Explanation(tuple(map(str, self.rules)), tuple(places))
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether a rule draws random bits."""
+        given = [rule.to for rule in self.rules if rule.to is not None]
+        return any(Rounding.parse(to.rounding).is_stochastic for to in given)
 
     @property
     def has_layers(self) -> bool:

@@ -17,11 +17,14 @@ from jax import lax
 
 from qsim.numbers.formats import Float, Format
 from qsim.numbers.modes import suggest
+from qsim.numbers.random_bits import fold_in
+from qsim.numbers.records import shown
 from qsim.scales.blocks import Block
 from qsim.simulate.policy import Policy, policy
+from qsim.simulate.transform import simulate
 from qsim.sweeps.scores import SCORES
 from qsim.sweeps.subject import Subject
-from qsim.sweeps.sweep import stream
+from qsim.sweeps.sweep import stream_of
 
 __all__ = [
     "TARGETS",
@@ -30,6 +33,7 @@ __all__ = [
     "judge",
     "on_the_map",
     "policies_for",
+    "policies_from",
     "run",
     "versions",
 ]
@@ -69,6 +73,23 @@ class Row:
     mantissa_bits: int | None
     measures: Mapping[str, float]
     seconds: float
+
+
+def policies_from(formats: Sequence[Format], text: str) -> list[Policy]:
+    """A policy for each format, from a text in which ``{}`` stands for it.
+
+    Raises:
+        ValueError: for a text without ``{}``, or one that is no policy.
+
+    >>> from qsim.numbers.specs import parse
+    >>> [str(found) for found in policies_from([parse("e4m3")], "weights={}; outputs=bfloat16")]
+    ['weights=e4m3; contraction=e8m7']
+    """
+    if "{}" not in text:
+        raise ValueError(
+            f"policy {shown(text)} has no {{}}, which stands for the format: weights={{}}"
+        )
+    return [policy(text.replace("{}", str(fmt))).lower() for fmt in formats]
 
 
 def policies_for(formats: Sequence[Format], target: str, **modes: str) -> list[Policy]:
@@ -128,15 +149,21 @@ def run(
     """
     score, labels = SCORES[subject.score], jnp.asarray(subject.labels)
 
-    def observe(variables, data):
-        def add(_, batch):
-            inputs, labels, expected = batch
-            answers = score.answers(subject.apply(variables, inputs))
-            return None, score.observe(answers, expected, labels)
+    def make(policy: Policy):
+        """The subject's answers are simulated; how they are judged is not."""
 
-        return lax.scan(add, None, data)[1]
+        def observe(variables, data):
+            def add(number, batch):
+                inputs, labels, expected = batch
+                noise = None if key is None else fold_in(key, number)
+                outputs = simulate(subject.apply, policy, key=noise)(variables, inputs)
+                return number + 1, score.observe(score.answers(outputs), expected, labels)
 
-    streamed = stream(observe, policies, key=key, chunk=chunk)
+            return lax.scan(add, jnp.int32(0), data)[1]
+
+        return observe
+
+    streamed = stream_of(make, policies, chunk=chunk)
     data = (subject.inputs, labels, reference.answers)
     for places, observed, seconds in streamed(subject.variables, data):
         stacked = jax.device_get(observed)

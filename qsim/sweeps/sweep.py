@@ -24,7 +24,7 @@ from qsim.simulate.policy import Policy, as_policy
 from qsim.simulate.quantizer import Quantizer
 from qsim.simulate.transform import simulate
 
-__all__ = ["stream", "sweep"]
+__all__ = ["stream", "stream_of", "sweep"]
 
 AXIS = "policies"
 INDEX = "index"
@@ -63,7 +63,8 @@ def sweep(
     >>> sweep(lambda p, x: (x @ p["w"]).sum(), ["e2m1f", "e4m3"])({"w": x.T}, x).tolist()
     [10.0, 8.828125]
     """
-    plan = _plan(fn, policies, params, key, batch, devices)
+    make = lambda policy: simulate(fn, policy, params=params, key=key)  # noqa: E731
+    plan = _plan(make, policies, batch, devices)
 
     def swept(*args, **kwargs):
         stacks = [group.run(group.leaves, args, kwargs) for group in plan]
@@ -104,9 +105,27 @@ def stream(
     >>> sum((results.tolist() for _, results, _ in parts), [])
     [10.0, 8.828125]
     """
+    make = lambda policy: simulate(fn, policy, params=params, key=key)  # noqa: E731
+    return stream_of(make, policies, batch=batch, devices=devices, chunk=chunk)
+
+
+def stream_of(
+    make: Callable[[Policy], Callable],
+    policies: Sequence[Any],
+    *,
+    batch: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    chunk: int = 1,
+) -> Callable[..., Iterator[tuple[list[int], Any, float]]]:
+    """As ``stream``, for programs of which a part is simulated.
+
+    Args:
+        make: gives the function of a policy, whose grids are traced.
+        policies, batch, devices, chunk: as for ``stream``.
+    """
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}, but it must be at least 1")
-    plan = _plan(fn, policies, params, key, batch, devices)
+    plan = _plan(make, policies, batch, devices)
 
     def streamed(*args, **kwargs):
         for group in plan:
@@ -130,7 +149,7 @@ def stream(
 class _Group:
     """Policies of one static structure: their places in the sweep, stacked leaves, executable."""
 
-    def __init__(self, places: list[int], policies: list[Policy], fn, params, key, batch, devices):
+    def __init__(self, places: list[int], policies: list[Policy], make, batch, devices):
         self.places = places
         devices = list(devices or jax.local_devices())
         batch = batch or (1 if devices[0].platform == "cpu" else 8)
@@ -139,7 +158,7 @@ class _Group:
         padding = [policies[-1]] * (-len(places) % self.width)
         self.leaves = _pack([*policies, *padding])
         unpack = partial(_unpack, jax.tree.leaves(policies[0]), jax.tree.structure(policies[0]))
-        self._run = partial(_run, fn, unpack, params, key, batch, devices)
+        self._run = partial(_run, make, unpack, batch, devices)
         self._jitted: dict[Any, Any] = {}
         self._executables: dict[Any, Callable] = {}
 
@@ -195,7 +214,7 @@ def _unpack(like: list[Any], tree: Any, row: Table) -> Policy:
     return jax.tree.unflatten(tree, leaves)
 
 
-def _plan(fn: Callable, policies: Sequence[Any], params, key, batch, devices) -> list[_Group]:
+def _plan(make: Callable, policies: Sequence[Any], batch, devices) -> list[_Group]:
     if isinstance(policies, str) or not isinstance(policies, Sequence):
         raise TypeError(f"policies must be a sequence of policies or formats, got {policies!r}")
     if not policies:
@@ -209,7 +228,7 @@ def _plan(fn: Callable, policies: Sequence[Any], params, key, batch, devices) ->
             raise ValueError("a sweep takes single formats; give the rows of a stack one by one")
         groups.setdefault((jax.tree.structure(policy), _kinds(policy)), []).append(place)
     return [
-        _Group(places, [chosen[place] for place in places], fn, params, key, batch, devices)
+        _Group(places, [chosen[place] for place in places], make, batch, devices)
         for places in groups.values()
     ]
 
@@ -227,12 +246,12 @@ def _kinds(policy: Policy) -> tuple:
 # --- running --------------------------------------------------------------------------------
 
 
-def _run(fn, unpack, params, key, batch: int, devices, rest, leaves: Table, arrays) -> Any:
-    """The results of ``fn`` for a stack of policies that fills batches and devices."""
+def _run(make, unpack, batch: int, devices, rest, leaves: Table, arrays) -> Any:
+    """The results for a stack of policies that fills batches and devices."""
 
     def one(row, arrays):
         args, kwargs = join_arguments(arrays, rest)
-        return simulate(fn, unpack(row), params=params, key=key)(*args, **kwargs)
+        return make(unpack(row))(*args, **kwargs)
 
     def share(leaves, arrays):
         return _map(lambda row: one(row, arrays), leaves, len(leaves[INDEX]), batch)
