@@ -6,6 +6,7 @@ WORKERS ?= 2
 # tests of a file go to one process, as they share what they compile
 SHARED := -n $(WORKERS) --dist worksteal
 BENCHMARKS ?= rounding stochastic families sweep
+OF_JAX := $(foreach name,program policies primitives simulate by_hand,tests/test_$(name).py)
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 LOCKED := install --no-deps --no-compile --require-hashes
@@ -13,7 +14,7 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --fork-strategy
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --only-binary :all: \
 	pyproject.toml
 
-.PHONY: help sweep test test-fast format models bench wheel lock clean
+.PHONY: help sweep test test-fast test-oldest format models bench wheel lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -29,6 +30,12 @@ test: .venv/dev.done ## everything that CI checks on the sources
 
 test-fast: .venv/dev.done ## the quick tests only
 	$(BIN)/pytest $(SHARED) -m "not t1 and not t2"
+
+test-oldest: ## what looks into JAX's programs, with the oldest JAX that is supported
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip --disable-pip-version-check --quiet $(LOCKED) --only-binary :all: \
+		-r requirements/oldest.txt
+	.venv-oldest/bin/python -m pytest -n $(WORKERS) $(OF_JAX)
 
 format: .venv/dev.done ## format the sources and sort their imports
 	$(BIN)/ruff check --fix --exit-zero
@@ -47,9 +54,10 @@ lock: ## resolve requirements/*.txt anew (needs uv)
 	$(LOCK) --upgrade --extra dev -o requirements/dev.txt
 	$(LOCK) --extra plots --extra models --group build -c requirements/dev.txt -o requirements/run.txt
 	$(LOCK) --extra dev --extra bench -c requirements/dev.txt -o requirements/bench.txt
+	$(LOCK) --upgrade --extra dev -c requirements/oldest.in -o requirements/oldest.txt
 
 clean: ## remove everything that can be made again
-	rm -rf .venv out dist build .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest out dist build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/%.done: requirements/%.txt pyproject.toml | $(BIN)/pip

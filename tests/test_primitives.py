@@ -31,7 +31,9 @@ def primitives_of_jax() -> set[str]:
     """The names of all primitives in the modules of JAX that a user's program can reach."""
     for name in LOADED:
         package = importlib.import_module(f"jax._src.{name}")
-        for module in pkgutil.iter_modules(package.__path__, f"jax._src.{name}."):
+        for module in pkgutil.iter_modules(
+            getattr(package, "__path__", None) or [], f"jax._src.{name}."
+        ):
             importlib.import_module(module.name)
     for name in MODULES:
         try:

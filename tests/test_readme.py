@@ -45,7 +45,9 @@ def test_the_examples_of_simulate_print_what_the_page_says(monkeypatch):
         with unchecked(), contextlib.redirect_stdout(printed):
             exec(compile(example, "simulate.md", "exec"), known)
         assert NUMBER.sub("#", printed.getvalue()) == NUMBER.sub("#", expected)
-        shown, found = ([float(n) for n in NUMBER.findall(t)] for t in (expected, printed.getvalue()))
+        shown, found = (
+            [float(n) for n in NUMBER.findall(t)] for t in (expected, printed.getvalue())
+        )
         assert found == pytest.approx(shown, rel=0.01)
 
 

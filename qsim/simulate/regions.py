@@ -40,6 +40,7 @@ class Region:
 
 CALLS = ("jit", "closed_call", "remat2")
 CUSTOM = ("custom_jvp_call", "custom_vjp_call")
+MANUAL = "newly_manual_axes"  # "manual_axes" in JAX 0.10.0
 STRUCTURED = (*CALLS, *CUSTOM, "scan", "while", "cond", "shard_map")
 
 
@@ -166,7 +167,7 @@ def _shard_map(params: dict, values: list[Any], run: Callable, state: Any) -> li
         mesh=params["mesh"],
         in_specs=(shared, list(params["in_specs"])),
         out_specs=list(params["out_specs"]),
-        axis_names=set(params["newly_manual_axes"]),
+        axis_names=set(params[MANUAL if MANUAL in params else "manual_axes"]),
         check_vma=params["check_vma"],
     )(state, values)
 
