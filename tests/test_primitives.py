@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import re
 import sys
 from pathlib import Path
 
@@ -25,6 +26,8 @@ MODULES = (
     *("custom_partitioning", "debugging", "ffi", "hijax", "pjit", "shard_map", "state.primitives"),
     *("cudnn.fused_attention_stablehlo", "cudnn.scaled_matmul_stablehlo", "pallas.pallas_call"),
 )
+# what only kernels are made of, which are opaque as a whole
+KERNELS = re.compile(r"jax\.(_src\.(pallas|tpu|mosaic)|experimental)\b")
 
 
 def primitives_of_jax() -> set[str]:
@@ -44,7 +47,7 @@ def primitives_of_jax() -> set[str]:
     return {
         value.name
         for name, module in list(sys.modules.items())
-        if name.split(".")[0] == "jax" and module
+        if name.split(".")[0] == "jax" and not KERNELS.match(name) and module
         for value in list(vars(module).values())
         if isinstance(value, kind)
     }

@@ -63,7 +63,8 @@ _TABLE = {
         reduce_window_max reduce_window_min reduced_vary_cast_p reshape reshard rev scatter
         scatter-max scatter-min select_and_gather_add select_and_scatter select_n
         sharding_constraint slice sort split squeeze stack stage stop_gradient tie tile to_edtype
-        top_k transpose unstack vary_unreduced_cast_p with_memory_space_constraint zeros_like
+        top_k transpose unstack vary_unreduced_cast_p with_memory_space_constraint
+        xla_metadata_value zeros_like
     """,
     "logic": """
         and axis_index clz dim_as_value dimension_size eq eq_to ge gt is_finite le le_to
@@ -93,7 +94,8 @@ _TABLE = {
         free_ref freeze get get_global io_callback jaxpr_call linear_call log_extend log_read
         masked_load masked_swap multiple_of new_box new_log new_ref num_programs pallas_call pin
         program_id pure_callback remat_opt run_scoped run_state scaled_matmul
-        scaled_matmul_wrapper semaphore_read semaphore_signal semaphore_wait swap unpin
+        scaled_matmul_wrapper semaphore_read semaphore_signal semaphore_wait swap
+        tpu_custom_call unpin
     """,
 }
 CLASSES = tuple(_TABLE)
