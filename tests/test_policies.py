@@ -284,6 +284,14 @@ def test_trust_passes_what_is_moved_by_half_a_gap_at_most():
     assert slopes(np.array([7.5, 7.6, -8.5, -8.6]), "int4", "trust").tolist() == [1, 0, 1, 0]
 
 
+def test_trust_of_blocks_is_of_the_numbers_over_their_scales():
+    x = jnp.array([0.5, 7.9, -7.1, 1.0])  # the scale is 1 by the rule floor, the largest element 6
+    slope = jax.grad(lambda x: qsim.quantize(x, "e2m1f[4,e8m0,floor]", gradient="trust").sum())(x)
+    assert slope.tolist() == [1, 0, 0, 1]
+    slope = jax.grad(lambda x: qsim.quantize(x, "e2m1f[4]", gradient="trust").sum())(x)
+    assert slope.tolist() == [1, 1, 1, 1]
+
+
 def test_dge_is_the_derivative_of_a_power_function():
     x = np.array([1.1, 1.2, 1.25, 1.4, 1.5, 4.5, 7.0])
     t = np.array([0.2, 0.4, 0.5, 0.8, 0.0, 0.25])

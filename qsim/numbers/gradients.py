@@ -22,7 +22,7 @@ GRADIENTS = {
     "dge": "between neighbours that of a power function, dge:K with its exponent 1/K (dge:5)",
 }
 STEEPEST = 3.0  # the bound of the derivative of dge
-UP, DOWN, NEAREST, TOWARD_ZERO = map(Rounding.parse, ("up", "down", "ties_to_even", "toward_zero"))
+UP, DOWN = Rounding("up"), Rounding("down")
 
 
 def check_gradient(gradient: str) -> str:
@@ -50,19 +50,10 @@ def surrogate(
         case "clipped":
             passes = grid.inside(x)
         case "trust":
-            passes = _is_trusted(grid, x)
+            passes = grid.trusts(x)
         case _:
             passes, tangent = grid.inside(x), tangent * _slope(grid, x, float(number or 5))
     return jnp.where(passes, tangent, jnp.zeros_like(tangent))
-
-
-def _is_trusted(grid: Grid, x: Array) -> Array:
-    """Whether rounding moves a number by at most half of the gap below the largest value."""
-    rounded = grid.round(x, mode=NEAREST, policy="saturate")
-    largest = grid.round(jnp.full_like(x, jnp.inf), mode=NEAREST, policy="saturate")
-    below = jnp.nextafter(largest, jnp.zeros_like(largest))
-    gap = largest - grid.round(below, mode=TOWARD_ZERO, policy="saturate")
-    return jnp.abs(x - rounded) <= gap / 2
 
 
 def _slope(grid: Grid, x: Array, exponent: float) -> Array:

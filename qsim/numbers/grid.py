@@ -129,6 +129,15 @@ class Grid(ABC):
     def inside(self, x: FloatArray[Array, "..."]) -> Bool[Array, "..."]:
         """Whether each of ``x`` lies between the lowest and the largest value of this grid."""
 
+    def trusts(self, x: FloatArray[Array, "..."]) -> Bool[Array, "..."]:
+        """Whether rounding moves each of ``x`` by at most half the gap below the largest value."""
+        nearest, inward = Rounding("ties_to_even"), Rounding("toward_zero")
+        rounded = self.round(x, mode=nearest, policy="saturate")
+        largest = self.round(jnp.full_like(x, jnp.inf), mode=nearest, policy="saturate")
+        below = jnp.nextafter(largest, jnp.zeros_like(largest))
+        gap = largest - self.round(below, mode=inward, policy="saturate")
+        return jnp.abs(x - rounded) <= gap / 2
+
     def along(self, axes: tuple[int, ...]) -> "Grid":
         """This grid for an array that is contracted over ``axes``, which only blocks run along."""
         return self

@@ -7,6 +7,7 @@ arithmetic of ``qsim.scales.arithmetic``.
 Sources: the definitions in ``qsim.scales.exact_blocks``, which this equals.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from functools import reduce
@@ -246,19 +247,27 @@ class BlockGrid(Grid):
 
         By the rule ``absmax`` all finite numbers are, however the scale was rounded.
         """
+        return self._of_elements(x, lambda grid, scaled: grid.inside(scaled))
+
+    def trusts(self, x: FloatArray[Array, "..."]) -> Bool[Array, "..."]:
+        """As ``Grid.trusts``, of the elements over their scales."""
+        return self._of_elements(x, lambda grid, scaled: grid.trusts(scaled))
+
+    def _of_elements(self, x: Array, holds: Callable[[Grid, Array], Array]) -> Array:
+        """Whether something holds for each number over the scale of its block."""
         if not x.size:
             return jnp.ones(x.shape, bool)
         layout = self.layout(x.shape)
         split = layout.split(x)
         scaling = choose(self, split, layout)
         if self.recipe.rule_name == "absmax":
-            inside = jnp.isfinite(split)
+            found = jnp.isfinite(split)
         elif self.moves:
             grid = self.element.times_power(self._each(scaling.exponents, split, layout))
-            inside = grid.inside(split)
+            found = holds(grid, split)
         else:
-            inside = self.element.inside(self._scaled(split, scaling, layout, NEAREST))
-        return layout.join(inside & ~layout.spread(scaling.bad))
+            found = holds(self.element, self._scaled(split, scaling, layout, NEAREST))
+        return layout.join(found & ~layout.spread(scaling.bad))
 
     # --- what is stored --------------------------------------------------------------------
 
