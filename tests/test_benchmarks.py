@@ -21,7 +21,10 @@ SMALLEST = {
     "families": "families --size 4096",
     "tensor sweep": "sweep --only tensor --formats 2 --size 4096",
     "model sweep": "sweep --only model --formats 2 --layers 1 --heads 1 --tokens 1 8 --batches",
+    "simulate": "simulate --layers 1 --heads 1 --tokens 1 8",
 }
+
+T2, SLOW = pytest.mark.t2, ("model sweep", "simulate")
 
 
 def run(module: str, *words: str) -> str:
@@ -42,7 +45,7 @@ def run(module: str, *words: str) -> str:
 @pytest.mark.parametrize(
     "words",
     [
-        pytest.param(words, id=name, marks=pytest.mark.t2 if name == "model sweep" else ())
+        pytest.param(words, id=name, marks=T2 if name in SLOW else ())
         for name, words in SMALLEST.items()
     ],
 )
