@@ -483,3 +483,46 @@ def test_parts_of_devices_are_entered(data):
 
     found = qsim.simulate(lambda p, x: shared(dot), "e4m3")(p, x)
     assert same(found, shared(partial(rounded_dot, "e4m3")))
+
+
+def test_scaled_products_round_operands_and_results():
+    x, w = jnp.linspace(-1, 1, 64).reshape(2, 32), jnp.linspace(-2, 2, 64).reshape(32, 2)
+    scales = {"lhs_scale": jnp.ones((2, 1)), "rhs_scale": jnp.ones((1, 2))}
+
+    def fn(p, x):
+        return lax.scaled_dot(x, p, preferred_element_type=jnp.float32, **scales)
+
+    found = qsim.simulate(fn, "operands=e4m3; contraction=e5m4", params=0)(w, x)
+    by_hand = fn(qsim.quantize(w, "e4m3"), qsim.quantize(x, "e4m3"))
+    assert same(found, qsim.quantize(by_hand, "e5m4"))
+
+
+def test_fourier_transforms_are_refused_by_name_where_they_would_be_rounded(data):
+    def fn(p, x):
+        return jnp.abs(jnp.fft.rfft(x @ p["a"]))
+
+    with pytest.raises(NotImplementedError, match=r"fft at .* begin with fft=none"):
+        qsim.simulate(fn, "all=e5m10")(*data)
+    found = qsim.simulate(fn, "operands=e4m3")(*data)
+    assert same(found, jnp.abs(jnp.fft.rfft(rounded_dot("e4m3", data[1], data[0]["a"]))))
+
+
+def test_effects_pass(data, capfd):
+    def fn(p, x):
+        jax.debug.print("the first is {}", x[0, 0])
+        return x @ p["a"]
+
+    assert same(
+        qsim.simulate(fn, "all=e4m3; operands=e4m3")(*data),
+        qsim.quantize(rounded_dot("e4m3", data[1], data[0]["a"]), "e4m3"),
+    )
+    jax.effects_barrier()
+    assert "the first is" in capfd.readouterr().out
+
+
+def test_random_bits_are_not_rounded_but_what_is_made_of_them_is():
+    def fn(x):
+        return x + jax.random.normal(jax.random.key(0), x.shape)
+
+    found = qsim.simulate(fn, "all=e4m3")(jnp.zeros(8))
+    assert same(found, qsim.quantize(found, "e4m3")) and len(set(found.tolist())) > 3
