@@ -10,7 +10,11 @@ from jax.extend.core import Literal
 import qsim
 from tests.programs import normal
 
-FORMATS = ["bfloat16", "e5m10", "e4m3", "posit16"]
+FORMATS = [
+    "bfloat16",
+    "e4m3",
+    *(pytest.param(spec, marks=pytest.mark.t2) for spec in ("e5m10", "posit16")),
+]
 X = normal(0, 4, 6, 8)
 
 

@@ -61,6 +61,8 @@ MISTAKES = [
     (["sweep", "nothing"], "subject 'nothing' has no attribute part"),
     (["sweep", "nothing:at_all"], "cannot import nothing"),
     (["sites", "tests.own_subject:nothing"], "has no 'nothing'"),
+    (["sites", SUBJECT, "--policy", "weights"], "'weights' is no rule; write what it is for"),
+    (["sweep", SUBJECT, "--policy", "weights=e4m3"], "has no {}, which stands for the format"),
     (["sweep", SUBJECT, "--out", "/proc/qsim"], "cannot write to /proc/qsim"),
     (["show", "e4m3", "--out", "e4m3.jpeg"], "is no picture; give a name that ends in .png or"),
     (["show", "e2m1", "--out", "/proc/qsim/e2m1.png"], "cannot write to /proc/qsim"),
@@ -233,9 +235,12 @@ def test_formats_lists_the_catalogue(qsim):
         assert name in out
 
 
-def test_sites_lists_contractions(qsim):
+def test_sites_are_a_tree_with_costs(qsim):
     out = qsim("sites", SUBJECT)
-    assert "Spiral/hidden" in out and "activation · weight" in out
+    assert "Spiral" in out and "hidden  20.5 kflop" in out and "activation 64x64 · weight" in out
+    assert "weight_gradient: gradient" in qsim("sites", SUBJECT, "--backward")
+    ruled = qsim("sites", SUBJECT, "--policy", "weights=e4m3; decoder.*=e5m2")
+    assert "0. weights=e4m3: 2 places" in ruled and "1. decoder.*=e5m2: 0 places" in ruled
 
 
 COMMANDS = ("sweep", "formats", "show", "compare", "check", "round", "sites")
@@ -260,6 +265,12 @@ def test_sweep_draws_and_stores(qsim, tmp_path, rounding):
     assert [row.spec for row in rows] == ["e3m1", "e3m3", "e4m1", "e4m3", "int4"]
     assert setting["rounding"] == rounding and setting["subject"] == SUBJECT
     assert (tmp_path / "a" / "b" / "sweep.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_sweep_takes_a_policy(qsim, tmp_path):
+    text = "weights={} absmax; activations=int8 absmax"
+    out = qsim("sweep", SUBJECT, *SMALL, "--policy", text, "--out", str(tmp_path))
+    assert "e3m1" in out and store.read(tmp_path / "sweep.parquet")[1]["policy"] == text
 
 
 def test_the_cpu_becomes_several_devices_unless_the_user_chose(monkeypatch):

@@ -139,7 +139,7 @@ def test_what_is_not_for_roots_is_refused(x, fmt, fields, error, message):
 def test_roots_have_no_grid():
     for refused in (
         lambda: qsim.lower(parse("roots4")),
-        lambda: qsim.policy(weights="roots4"),
+        lambda: qsim.policy(weights="roots4").lower(),
         lambda: qsim.decode(jnp.arange(4), "roots4"),
         lambda: qsim.numbers.exact.decode(parse("roots4"), 0),
     ):

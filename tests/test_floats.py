@@ -444,7 +444,7 @@ def test_wrapping_is_refused_where_it_means_nothing():
             qsim.policy(weights=name, overflow="wrap")
         with pytest.raises(ValueError, match=message):
             exact.round_exact(Fraction(1), parse(name), overflow="wrap")
-    assert qsim.policy(weights="int8", overflow="wrap").weights.overflow == "wrap"
+    assert str(qsim.policy(weights="int8", overflow="wrap")) == "weights=int8 wrap"
 
 
 def test_infinities_do_not_wrap():

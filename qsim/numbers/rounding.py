@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Inexact
 
 from qsim.numbers.complexes import RootsOfUnity, quantize_complex
+from qsim.numbers.cut import lower_alone
 from qsim.numbers.formats import Format
 from qsim.numbers.gradients import check_gradient, surrogate
 from qsim.numbers.grid import CARRIERS, Grid, carrier_of, lower, require_wraps
@@ -85,10 +86,10 @@ def _quantize_to_format(x, fmt: Format, mode: Rounding, policy: str, key, gradie
     x = require_float(x)
     dtype = np.dtype(x.dtype)
     if dtype.name in CARRIERS:
-        grid, wide = lower(fmt, dtype.name), x
+        grid, wide = lower_alone(fmt, dtype.name), x
     else:
         _require_held(fmt, dtype)
-        grid, wide = lower(fmt), widen(x)
+        grid, wide = lower_alone(fmt), widen(x)
     random = None if key is None else random_words(key, x.shape, mode)
     return _compiled(mode, policy, gradient, wide, grid, random).astype(dtype)
 

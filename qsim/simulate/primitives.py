@@ -123,9 +123,7 @@ def register(primitive: str, kind: str) -> None:
     Raises:
         ValueError: for an unknown class, or a primitive that has another one already.
 
-    >>> register("my_softplus", "function")
-    >>> class_of("my_softplus")
-    'function'
+    >>> register("tanh", "function")  # it is one already
     """
     free = [name for name in CLASSES if name not in ("structure", "contraction")]
     if kind not in free:

@@ -27,10 +27,7 @@ from qsim.simulate.regions import rebuild
 __all__ = ["simulate"]
 
 # functions that back ends compute in many steps, and in others when fused with what is around
-SERIES = {
-    *("digamma", "lgamma", "polygamma", "zeta", "igamma", "igammac", "igamma_grad_a"),
-    *("regularized_incomplete_beta", "erf_inv", "bessel_i0e", "bessel_i1e"),
-}
+SERIES = {"digamma", "lgamma", "polygamma", "zeta"}
 
 
 def simulate(

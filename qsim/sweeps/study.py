@@ -89,7 +89,13 @@ def policies_from(formats: Sequence[Format], text: str) -> list[Policy]:
         raise ValueError(
             f"policy {shown(text)} has no {{}}, which stands for the format: weights={{}}"
         )
-    return [policy(text.replace("{}", str(fmt))).lower() for fmt in formats]
+    return [_lowerable(policy(text.replace("{}", str(fmt)))) for fmt in formats]
+
+
+def _lowerable(made: Policy) -> Policy:
+    """A policy as it is, once it is known that its formats can be carried."""
+    made.lower()
+    return made
 
 
 def policies_for(formats: Sequence[Format], target: str, **modes: str) -> list[Policy]:
@@ -109,7 +115,7 @@ def policies_for(formats: Sequence[Format], target: str, **modes: str) -> list[P
     made = []
     for fmt in formats:
         own = modes | {"scale": "none"} if isinstance(fmt, Block) else modes
-        made.append(policy(**dict.fromkeys(TARGETS[target], fmt), **own).lower())
+        made.append(_lowerable(policy(**dict.fromkeys(TARGETS[target], fmt), **own)))
     return made
 
 
