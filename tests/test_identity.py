@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,20 +10,11 @@ import qsim
 from models import byte_lm
 from qsim.simulate.primitives import ROUNDED, known
 from qsim.simulate.program import program
+from tests.bytewise import same
 from tests.programs import MODELS, OPERATIONS, SHAPE, composed, normal
 
 NOTHING = [qsim.Policy(), "a_path_that_is_nowhere=e4m3; gradients collective=e2m1"]
 EVERYTHING = "all=binary32 ieee"
-
-
-def same(a, b) -> bool:
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return all(_bytes(x) == _bytes(y) for x, y in pairs)
-
-
-def _bytes(x) -> bytes:
-    is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(x) if is_key else x).tobytes()
 
 
 @pytest.fixture(scope="module", params=MODELS)

@@ -15,6 +15,7 @@ from qsim.numbers.specs import listed
 from qsim.simulate.primitives import ROUNDED, known
 from qsim.simulate.program import DIRECTIONS
 from qsim.simulate.selector import DTYPES, ROLE_WORDS, Selector
+from tests.bytewise import same
 from tests.unchecked import unchecked
 
 X = jnp.linspace(-3, 3, 24).reshape(4, 6)
@@ -29,13 +30,6 @@ def model(p, x):
         h = jnp.tanh(x @ p["up"]["w"])
     with jax.named_scope("head"):
         return jax.nn.softmax(h @ p["down"]["w"])
-
-
-def same(a, b) -> bool:
-    return all(
-        np.asarray(x).tobytes() == np.asarray(y).tobytes()
-        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
 
 
 # --- text -----------------------------------------------------------------------------------
@@ -125,6 +119,8 @@ MISTAKES = [
     ("a" * 600 + "=e4m3", "a path pattern has at most 500 letters, this one 600"),
     ("weights=e4m3 dge:1", "gradient 'dge:1' needs a number above 1"),
     ("weights=e4m3 wrap", "wrap"),
+    ("reshape=e4m3", "reshape computes nothing that could be rounded (movement)"),
+    ("scan=e4m3", "scan computes nothing that could be rounded (structure)"),
 ]
 
 
@@ -139,7 +135,7 @@ def test_mistakes_name_the_rule(text, message):
 
 
 def test_the_first_rule_that_matches_counts():
-    general = qsim.simulate(model, "weights=e2m1; .*up.* weights=e5m10")(P, X)
+    general = qsim.simulate(model, "weights=e2m1; mlp.* weights=e5m10")(P, X)
     special = qsim.simulate(model, "mlp.* weights=e5m10; weights=e2m1")(P, X)
     assert same(general, qsim.simulate(model, "weights=e2m1")(P, X))
     assert not same(general, special)
@@ -201,6 +197,28 @@ def test_six_positions_of_a_layer_are_addressed_one_by_one():
 def test_integers_that_become_numbers_are_rounded():
     found = qsim.simulate(lambda n: n.astype(jnp.float32), "all=e4m3")(jnp.arange(20))
     assert same(found, qsim.quantize(jnp.arange(20.0), "e4m3"))
+
+
+def test_numbers_that_are_made_of_integers_or_parts_are_rounded():
+    found = qsim.simulate(lambda: jnp.arange(20.0), "all=e4m3")()
+    assert same(found, qsim.quantize(jnp.arange(20.0), "e4m3"))
+    found = qsim.simulate(lambda x, y: jnp.abs(x + 1j * y), "abs=e4m3")(X, X)
+    assert same(found, qsim.quantize(jnp.abs(X + 1j * X), "e4m3"))
+
+
+def test_a_precision_needs_a_format():
+    with pytest.raises(ValueError, match="a precision needs a format"):
+        qsim.Precision(formats=())
+
+
+def test_policies_are_lowered_to_the_carrier_of_the_program():
+    with jax.enable_x64(True):
+        x = jnp.linspace(0, 1, 6, dtype=jnp.float64).reshape(2, 3)
+        policy = qsim.policy("all=e11m30")
+        with pytest.raises(TypeError, match=r"policy\.lower\('float64'\)"):
+            qsim.simulate(jnp.exp, "all=e4m3")(x)
+        found = qsim.simulate(jnp.exp, policy.lower("float64"))(x)
+        assert same(found, qsim.quantize(jnp.exp(x), "e11m30"))
 
 
 def test_explain_shows_every_place_and_what_matched_nothing():

@@ -1,5 +1,7 @@
 """Roles, paths and directions: what an annotated program knows of its operations."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -133,6 +135,7 @@ def test_a_training_step_has_an_update():
     updates = [site for site in found if site.direction == "update"]
     assert {role for site in updates for role in site.roles} >= {"gradient", "state"}
     assert all(site.kind in ("elementwise", "function") for site in updates)
+    assert {site.direction for site in found if "state" in site.roles} == {"update"}
     last = found[-1]
     assert (last.primitive, last.direction, set(last.roles)) == (
         "add",
@@ -183,3 +186,45 @@ def test_costs_are_those_of_the_operations():
     found = {site.primitive: site for site in qsim.sites(plain, PLAIN, X)}
     assert found["tanh"].flops == 20 and found["tanh"].bytes == 2 * 4 * 20
     assert found["reduce_sum"].flops == 10 and found["dot_general"].flops == 2 * 5 * 4 * 2
+
+
+def test_a_loop_over_steps_knows_what_a_step_knows():
+    def step(p, x):
+        slope = jax.grad(plain)(p, x)
+        return jax.tree.map(lambda w, g: w - 0.1 * g, p, slope)
+
+    def steps(p, x):
+        return lax.scan(lambda p, _: (step(p, x), None), p, None, length=3)[0]
+
+    def known(fn):
+        found = qsim.sites(fn, PLAIN, X)
+        return [(site.path, site.primitive, site.direction, site.roles) for site in found]
+
+    assert known(steps) == known(step)
+
+
+def test_one_layer_that_is_called_twice_is_two_layers():
+    layer = jax.jit(lambda w, x: jnp.tanh(x @ w))
+    p = {"a": jnp.ones((3, 3)), "b": jnp.ones((3, 3))}
+    found = products(jax.grad(lambda p, x: layer(p["b"], layer(p["a"], x)).sum()), p, X)
+    backward = [(path, direction) for path, direction, _ in found if direction != "forward"]
+    assert backward == [
+        ("b", "weight_gradient"),
+        ("b", "input_gradient"),
+        ("a", "weight_gradient"),
+    ]
+
+
+class Kept(NamedTuple):
+    key: jax.Array
+    value: jax.Array
+
+
+def test_paths_keep_what_is_called_value():
+    p = {"value": {"kernel": jnp.ones((3, 2))}}
+    assert [path for path, *_ in products(lambda p, x: x @ p["value"]["kernel"], p, X)] == ["value"]
+    kept = {"layer": Kept(jnp.ones((3, 2)), jnp.ones((3, 2)))}
+    explained = qsim.policy("stored layer/value caches=e4m3").explain(
+        lambda c, x: (x @ c["layer"].key, x @ c["layer"].value), kept, X, caches=0
+    )
+    assert [place.path for place in explained.places if place.rule == 0] == ["layer/value"]

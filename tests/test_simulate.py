@@ -12,16 +12,12 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 import qsim
+from tests.bytewise import same
 from tests.unchecked import unchecked
 
 HIGHEST = lax.Precision.HIGHEST
 dot = partial(jnp.dot, precision=HIGHEST)
 FORMATS = ["e4m3", "e2m1f", "int4"]
-
-
-def same(a, b) -> bool:
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs)
 
 
 def rounded_dot(fmt, a, b):

@@ -24,10 +24,11 @@ from qsim.report.terminal import (
     values,
     verdict_table,
 )
+from qsim.simulate.policy import Policy
 from qsim.simulate.policy import policy as parse_policy
 from qsim.simulate.sites import sites as site_list
 from qsim.sweeps import store
-from qsim.sweeps.scores import SCORES
+from qsim.sweeps.scores import SCORES, Score
 from qsim.sweeps.study import Row, judge, policies_for, policies_from, run, versions
 from qsim.sweeps.subject import Subject, first_batch, load
 
@@ -155,10 +156,7 @@ def sweep(
     Raises:
         ValueError: for an unknown name, or a folder that cannot be written to.
     """
-    if "policy" in setting:
-        policies = policies_from(formats, setting["policy"])
-    else:
-        policies = policies_for(formats, **setting)
+    policies = _policies(formats, setting)
     stochastic = any(policy.is_stochastic for policy in policies)
     folder = None if out is None else store.prepare(out)
     subject = load(name)
@@ -178,16 +176,25 @@ def sweep(
     if folder is not None:
         words = ("policy", "target", "rounding", "scale")
         how = ", ".join(setting[word] for word in words if word in setting)
-        title = f"{subject.name} ({how}); float32: {float32}"
-        files = [str(folder / "sweep.parquet")]
-        if picture.available():
-            path, distance = folder / "sweep.png", score.distance
-            picture.heat_map(path, rows, score.headline, title, distance=distance)
-            files.append(str(path))
-        else:
-            files.append(NO_PICTURE)
-        show(Text(f"{len(rows)} formats: {', '.join(files)}"))
+        drawn = _save_map(folder, rows, score, f"{subject.name} ({how}); float32: {float32}")
+        show(Text(f"{len(rows)} formats: {folder / 'sweep.parquet'}, {drawn}"))
     return rows
+
+
+def _policies(formats: Sequence[Format], setting: dict[str, str]) -> list[Policy]:
+    """A policy for each format, from a text or from a target and modes."""
+    if "policy" in setting:
+        return policies_from(formats, setting["policy"])
+    return policies_for(formats, **setting)
+
+
+def _save_map(folder: Path, rows: Sequence[Row], score: Score, title: str) -> str:
+    """Draws the heat map of a sweep; the file, or what is missing."""
+    if not picture.available():
+        return NO_PICTURE
+    path = folder / "sweep.png"
+    picture.heat_map(path, rows, score.headline, title, distance=score.distance)
+    return str(path)
 
 
 def _with_progress(parts: Iterator[list[Row]], total: int) -> Iterator[list[Row]]:

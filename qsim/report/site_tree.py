@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from rich.text import Text
 from rich.tree import Tree
 
+from qsim.simulate.primitives import ROUNDED
 from qsim.simulate.sites import Site
 
 __all__ = ["site_tree"]
-
-SHOWN = ("contraction", "reduction", "function", "elementwise", "transform", "collective")
 
 
 @dataclass
@@ -48,7 +47,7 @@ def _grow(tree: Tree, branch: _Branch) -> None:
     for part, below in branch.below.items():
         _grow(tree.add(_heading(part, below)), below)
     counts = Counter(map(_line, branch.sites))
-    order = {line: SHOWN.index(site.kind) for site in branch.sites for line in [_line(site)]}
+    order = {line: ROUNDED.index(site.kind) for site in branch.sites for line in [_line(site)]}
     for line in sorted(counts, key=lambda line: order[line]):
         here = [site for site in branch.sites if _line(site) == line]
         times = f"{counts[line]} x " if counts[line] > 1 else ""

@@ -9,16 +9,18 @@ The *role* of a value says what it is to the program:
 - ``activation``: depends on data;
 - ``gradient``: is a derivative of the loss, or depends on one.
 
-A value that is an argument itself, perhaps transposed or reshaped, keeps the argument's path.
+A value that is an argument itself, perhaps transposed or reshaped, keeps the argument's path. What
+an update leaves of parameters is a gradient to the rest of the program; but a loop that carries
+parameters or states from step to step carries them as such.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from qsim.simulate.jaxprs import JaxprEqn, Traced
 from qsim.simulate.primitives import class_of
 
-__all__ = ["ROLES", "Flow", "input_flows", "joined", "operation_flows"]
+__all__ = ["ROLES", "WRITES", "Flow", "input_flows", "joined", "operation_flows", "roles_of"]
 
 ROLES = ("constant", "weight", "state", "cache", "activation", "gradient")  # the last one wins
 
@@ -42,7 +44,8 @@ SAME_VALUES = {
     "stop_gradient",
     "transpose",
 }
-WRITES = {"dynamic_update_slice", "scatter"}  # the first operand with some elements replaced
+# the first operand with some elements replaced, by those of the operand of this number
+WRITES = {"dynamic_update_slice": 1, "scatter": 2}
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,15 @@ def joined(flows: Sequence[Flow]) -> str:
     'activation'
     """
     return max((flow.role for flow in flows), key=ROLES.index, default="constant")
+
+
+def roles_of(
+    params: int | Sequence[int] | None,
+    states: int | Sequence[int] | None,
+    caches: int | Sequence[int] | None,
+) -> dict[str, int | Sequence[int] | None]:
+    """The positions of arguments by role, as ``input_flows`` takes them."""
+    return {"weight": params, "state": states, "cache": caches}
 
 
 def input_flows(traced: Traced, roles: Mapping[str, int | Sequence[int] | None]) -> list[Flow]:
@@ -113,12 +125,16 @@ def _check_position(traced: Traced, role: str, position: int, taken: Mapping[int
         raise ValueError(f"argument {position} is said to be {taken[position]} and {role}")
 
 
-def operation_flows(eqn: JaxprEqn, inputs: Sequence[Flow], transposed: bool) -> list[Flow]:
+def operation_flows(
+    eqn: JaxprEqn, inputs: Sequence[Flow], transposed: bool, origins: Iterator[int]
+) -> list[Flow]:
     """The flows of the results of an operation that holds no other program.
 
     Args:
+        eqn, inputs: the operation, and the flows of its operands.
         transposed: whether the operation is part of a backward pass, where what depends on
             nothing, or on gradients, is a gradient.
+        origins: for values that are new.
     """
     name, role = eqn.primitive.name, joined(inputs)
     if inputs and name in SAME_VALUES and role == inputs[0].role != "constant":
@@ -129,4 +145,4 @@ def operation_flows(eqn: JaxprEqn, inputs: Sequence[Flow], transposed: bool) -> 
         return list(inputs)
     if transposed and role == "constant" and class_of(name) != "logic":
         role = "gradient"
-    return [Flow(role, origin=id(var)) for var in eqn.outvars]
+    return [Flow(role, origin=next(origins)) for _ in eqn.outvars]

@@ -6,6 +6,7 @@ The only module that touches ``jax.extend.core``; written for JAX 0.10.
 import contextlib
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,7 @@ import jax
 import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.tree_util import GetAttrKey
 
 __all__ = [
     "ClosedJaxpr",
@@ -104,7 +106,8 @@ def trace(fn: Callable, args: tuple, kwargs: dict) -> Traced:
 
     jaxpr, shape = jax.make_jaxpr(flat, return_shape=True)(*arrays)
     keyed, _ = jax.tree_util.tree_flatten_with_path((args, kwargs))
-    paths = [_argument_path(keys) for keys, leaf in keyed if _is_array(leaf)]
+    stems = Counter(keys[:-1] for keys, _ in keyed)
+    paths = [_argument_path(keys, stems[keys[:-1]]) for keys, leaf in keyed if _is_array(leaf)]
     return Traced(jaxpr, arrays, paths, len(args), jax.tree.structure(shape))
 
 
@@ -112,14 +115,18 @@ def _is_array(leaf: object) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
 
 
-def _argument_path(keys: Sequence[Any]) -> tuple[int, str]:
-    """The position of an argument (-1 for keywords) and the path of a leaf inside it."""
+def _argument_path(keys: tuple[Any, ...], siblings: int) -> tuple[int, str]:
+    """The position of an argument (-1 for keywords) and the path of a leaf inside it.
+
+    The attribute in which a variable of NNX keeps its array, alone, is no part of the path.
+    """
     first, position, *inner = keys
+    if inner and isinstance(inner[-1], GetAttrKey) and inner[-1].name == "value" and siblings == 1:
+        inner = inner[:-1]
     parts = [
         str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in inner
     ]
-    named = [part for part in parts if part not in ("value", ".value")]
-    return (position.idx if first.idx == 0 else -1), "/".join(named)
+    return (position.idx if first.idx == 0 else -1), "/".join(parts)
 
 
 def scope(eqn: JaxprEqn) -> str:

@@ -100,7 +100,7 @@ def _refuse_hidden(policy: Policy, node: Node) -> None:
     """Operations that hide numbers from a policy must be named by it."""
     if node.kind not in ("opaque", "unknown"):
         return
-    if any(rule.select.operation == node.name for rule in policy.rules):
+    if any(policy.find(slot) is not None for _, slot in slots(node)) or not list(slots(node)):
         return
     if node.kind == "unknown":
         raise NotImplementedError(

@@ -32,15 +32,18 @@ from qsim.numbers.random_bits import Key, fold_in
 from qsim.numbers.records import shown
 from qsim.numbers.specs import format_of, listed, parse
 from qsim.simulate.explanation import Explanation, Place
+from qsim.simulate.flow import roles_of
+from qsim.simulate.primitives import ROUNDED, class_of
 from qsim.simulate.program import program
-from qsim.simulate.quantizer import Precision, Quantizer
+from qsim.simulate.quantizer import Precision, Quantizer, check_modes
 from qsim.simulate.selector import Selector
 from qsim.simulate.slots import Slot, slots, stored_slots
 
 __all__ = ["Policy", "Rule", "as_policy", "policy", "site_key"]
 
+ALSO = ("abs", "convert_element_type", "iota", "dynamic_update_slice", "scatter")
 MAX_TEXT = 2**16  # letters of a policy
-ROLES = ("weights", "caches", "activations", "gradients", "states", "operands", "outputs")
+NAMED = ("weights", "caches", "activations", "gradients", "states", "operands", "outputs")
 
 
 @jax.tree_util.register_dataclass
@@ -129,14 +132,13 @@ class Policy:
         0. weights=e2m1: 1 place
            w  dot_general forward, weight
         1. .*head.*=e4m3: 0 places
-        no rule: 4 places
+        no rule: 6 places
         """
-        roles = {"weight": params, "state": states, "cache": caches}
-        found = program(fn, args, kwargs, roles)
+        found = program(fn, args, kwargs, roles_of(params, states, caches))
         places = [
             Place(slot.path, "argument", slot.direction, f"stored {slot.role}", self.find(slot))
             for slot in stored_slots(found)
-            if slot is not None and self.find(slot) is not None
+            if slot is not None
         ]
         for node in found:
             for _, slot in slots(node):
@@ -196,11 +198,11 @@ def policy(
     'weights=e4m3 absmax; activations=e5m2 absmax'
     """
     modes = {"rounding": rounding, "overflow": overflow, "scale": scale, "gradient": gradient}
-    Precision(formats=(), **modes)  # checks the names, also where no format is given
+    check_modes(**modes)
     given = (weights, caches, activations, gradients, states, operands, outputs)
     named = [
         Rule(select=Selector.parse(role), to=_precision(fmt, modes))
-        for role, fmt in zip(ROLES, given, strict=True)
+        for role, fmt in zip(NAMED, given, strict=True)
         if fmt is not None
     ]
     return Policy((*(_rules(text) if text is not None else ()), *named))
@@ -230,10 +232,23 @@ def _rule(text: str) -> Rule:
         )
     try:
         to = "=".join(given)  # special codes of a format have an equals sign too
-        precision = None if to == "none" else Precision.parse(to)
-        return Rule(select=Selector.parse(select), to=precision)
+        rule = Rule(select=Selector.parse(select), to=None if to == "none" else Precision.parse(to))
+        _require_something_to_round(rule)
+        return rule
     except ValueError as error:
         raise ValueError(f"rule {shown(text)}: {error}") from None
+
+
+def _require_something_to_round(rule: Rule) -> None:
+    """A rule that names a primitive names one whose numbers can be rounded."""
+    operation = rule.select.operation
+    if rule.to is None or operation is None or operation in (*ROUNDED, *ALSO):
+        return
+    if class_of(operation) not in (*ROUNDED, "opaque"):
+        raise ValueError(
+            f"{operation} computes nothing that could be rounded ({class_of(operation)}): name a "
+            "class or a primitive that does, or leave it out"
+        )
 
 
 def as_policy(what: "Policy | str | Format | Grid | None") -> Policy:

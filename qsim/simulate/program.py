@@ -2,10 +2,11 @@
 
 The *direction* of an operation says which pass of a training step it belongs to: ``forward``;
 ``input_gradient`` and ``weight_gradient``, the two products of a layer's backward pass;
-``backward``, all else in it; ``update``, what is done with gradients afterwards.
+``backward``, all else in it; ``update``, what is done with gradients afterwards, and with states.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from qsim.simulate.flow import Flow, input_flows, joined, operation_flows
@@ -15,6 +16,7 @@ from qsim.simulate.regions import Region, regions
 
 __all__ = ["DIRECTIONS", "Inner", "Node", "Program", "annotate", "join_scopes", "program"]
 
+UPDATED = ("weight", "state", "cache")
 DIRECTIONS = ("forward", "backward", "input_gradient", "weight_gradient", "update")
 
 
@@ -129,6 +131,7 @@ class _Book:
 
     uses: dict[int | None, list[_Use]] = field(default_factory=dict)
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
+    origins: Iterator[int] = field(default_factory=lambda: itertools.count(-1, -1))
 
     def number(self, path: str, primitive: str) -> int:
         """How many operations of a path and primitive have asked before."""
@@ -194,7 +197,7 @@ def _node(eqn: JaxprEqn, inputs: list[Flow], where: _Where, book: _Book) -> tupl
     if held:
         inner, outputs = _enter(eqn, held, inputs, here, book)
     else:
-        inner, outputs = (), operation_flows(eqn, inputs, transposed)
+        inner, outputs = (), operation_flows(eqn, inputs, transposed, book.origins)
     node = Node(
         eqn, here.scope, path, kind, direction, tuple(inputs), here.repeats, number, tuple(inner)
     )
@@ -207,7 +210,7 @@ def _direction(
     """The direction of an equation, and its path."""
     path = where.scope or _path_of_argument(inputs)
     if not where.transposed:
-        return ("update" if joined(inputs) == "gradient" else "forward"), path
+        return ("update" if joined(inputs) in ("state", "gradient") else "forward"), path
     if kind != "contraction":
         return "backward", path
     others = [flow for flow in inputs[:2] if flow.role != "gradient"]
@@ -256,7 +259,10 @@ def _settled(region: Region, inputs: Sequence[Flow], where: _Where) -> list[Flow
         _, outputs = _walk(region.jaxpr, flows, where, _Book())
         merged = list(flows)
         for out, into in region.feedback:
-            both = merged[into].join(outputs[out])
+            before, after = merged[into], outputs[out]
+            both = before.join(after)
+            if before.role in UPDATED and after.role == "gradient":
+                both = before  # an updated parameter is a parameter
             origin = id(region.jaxpr.jaxpr.invars[into]) if both.origin is None else both.origin
             merged[into] = replace(both, origin=origin)
         if merged == flows:

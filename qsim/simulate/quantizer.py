@@ -24,7 +24,7 @@ from qsim.scales.block_grid import BlockGrid
 from qsim.scales.blocks import Block
 from qsim.scales.tensor import SCALES, check_scale, quantize_scaled
 
-__all__ = ["MODES", "Precision", "Quantizer"]
+__all__ = ["MODES", "Precision", "Quantizer", "check_modes"]
 
 MODES = {
     "rounding": "ties_to_even",
@@ -38,11 +38,16 @@ def _static(default: Any):
     return field(default=default, metadata={"static": True})
 
 
-def _check_modes(modes: "Precision | Quantizer") -> None:
-    Rounding.parse(modes.rounding)
-    check_overflow(modes.overflow)
-    check_scale(modes.scale)
-    check_gradient(modes.gradient)
+def check_modes(*, rounding: str, overflow: str, scale: str, gradient: str) -> None:
+    """Checks the names of modes.
+
+    Raises:
+        ValueError: for an unknown one.
+    """
+    Rounding.parse(rounding)
+    check_overflow(overflow)
+    check_scale(scale)
+    check_gradient(gradient)
 
 
 @jax.tree_util.register_static
@@ -65,7 +70,9 @@ class Precision:
     gradient: str = MODES["gradient"]
 
     def __post_init__(self):
-        _check_modes(self)
+        check_modes(**{kind: getattr(self, kind) for kind in MODES})
+        if not self.formats:
+            raise ValueError("a precision needs a format: Precision(formats=(parse('e4m3'),))")
         for fmt in self.formats:
             check_wrap(fmt, self.overflow)
             if isinstance(fmt, Block):
@@ -160,7 +167,7 @@ class Quantizer:
     layers: int = _static(0)
 
     def __post_init__(self):
-        _check_modes(self)
+        check_modes(**{kind: getattr(self, kind) for kind in MODES})
         if isinstance(self.grid, BlockGrid):
             _require_no_scale(self.scale)
 
@@ -190,7 +197,7 @@ class Quantizer:
         if x.dtype != carrier.name:
             raise TypeError(
                 f"the policy's grids are carried in {carrier.name}, but an operand is {x.dtype}: "
-                "cast the operand, or make the policy with carrier='float64'"
+                "cast the operand, or lower the policy to it: policy.lower('float64')"
             )
         random = random_words(key, x.shape, mode) if mode.is_stochastic else None
         return quantize_scaled(

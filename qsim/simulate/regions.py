@@ -83,7 +83,7 @@ def rebuild(
         state: the arrays besides the inputs that ``run`` needs, as a pytree: functions with
             derivative rules of their own may not capture them.
         step: whether ``run`` wants to know the number of the loop's iteration, which is then
-            carried along; otherwise it gets None. Of a scan it is the place in what is scanned.
+            not None. Of a scan it is the place in what is scanned.
     """
     name = eqn.primitive.name
     if name in CUSTOM:

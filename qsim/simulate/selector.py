@@ -87,9 +87,11 @@ class Selector:
                 raise ValueError(f"no {name} {shown(value)}; {suggest(str(value), list(words))}")
 
     def matches(self, slot: Slot) -> bool:
-        """Whether a slot is addressed."""
+        """Whether a slot is addressed; what hides its numbers only where it is named."""
+        hidden = slot.kind in ("opaque", "unknown")
         return (
-            self.part == slot.part
+            (not hidden or self.operation == slot.primitive)
+            and self.part == slot.part
             and (self.role is None or slot.role in INCLUDED.get(self.role, (self.role,)))
             and self.operation in (None, slot.kind, slot.primitive)
             and self._is_direction(slot.direction)

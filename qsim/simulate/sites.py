@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from qsim.simulate.jaxprs import JaxprEqn
+from qsim.simulate.contractions import product_count
+from qsim.simulate.flow import roles_of
 from qsim.simulate.primitives import ROUNDED
 from qsim.simulate.program import Node, program
 
@@ -64,8 +65,7 @@ def sites(
     >>> site.path, site.roles, site.flops, site.bytes
     ('w', ('activation', 'weight'), 48, 104)
     """
-    roles = {"weight": params, "state": states, "cache": caches}
-    found = program(fn, args, kwargs, roles)
+    found = program(fn, args, kwargs, roles_of(params, states, caches))
     return [site_of(node) for node in found if node.kind in ROUNDED]
 
 
@@ -95,23 +95,9 @@ def _flops(node: Node) -> int:
     size = math.prod(eqn.outvars[0].aval.shape)
     match node.kind:
         case "contraction":
-            return 2 * size * _products(eqn)
+            return 2 * size * product_count(eqn)
         case "elementwise" | "function":
             return size
         case "reduction":
             return math.prod(eqn.invars[0].aval.shape)
     return 0
-
-
-def _products(eqn: JaxprEqn) -> int:
-    """How many products are added up for one element of the result."""
-    lhs, rhs = (var.aval.shape for var in eqn.invars[:2])
-    if eqn.primitive.name == "conv_general_dilated":
-        kernel = eqn.params["dimension_numbers"].rhs_spec
-        return math.prod(rhs[axis] for axis in kernel[1:])  # input features of a group, window
-    if eqn.primitive.name == "ragged_dot_general":
-        numbers = eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
-    else:
-        numbers = eqn.params["dimension_numbers"]
-    (contracted, _), _ = numbers
-    return math.prod(lhs[axis] for axis in contracted)

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
+from qsim.simulate.flow import WRITES
 from qsim.simulate.primitives import ROUNDED
 from qsim.simulate.program import Node, Program
 
 __all__ = ["Slot", "slots", "stored_slots"]
-
-CACHE_WRITES = {"dynamic_update_slice": 1, "scatter": 2}  # the operand that is written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,30 +48,33 @@ def slots(node: Node) -> Iterator[tuple[int | None, Slot]]:
             dtype=dtype,
         )
 
-    written = CACHE_WRITES.get(node.name)
+    written = WRITES.get(node.name)
     if written is not None and node.inputs[0].role == "cache":
         dtype = node.eqn.invars[written].aval.dtype
         if jnp.issubdtype(dtype, jnp.floating):
             yield written, slot("stored", "cache", dtype.name)
-    if node.kind not in ROUNDED:
+    if node.kind not in (*ROUNDED, "opaque", "unknown"):
         if _makes_numbers(node):
             yield None, slot("result", "", node.eqn.outvars[0].aval.dtype.name)
         return
+    operands = node.kind in ROUNDED
     for number, (atom, flow) in enumerate(zip(node.eqn.invars, node.inputs, strict=True)):
-        if jnp.issubdtype(atom.aval.dtype, jnp.inexact):
+        if operands and jnp.issubdtype(atom.aval.dtype, jnp.inexact):
             yield number, slot("operand", flow.role, atom.aval.dtype.name)
-    results = [var.aval.dtype for var in node.eqn.outvars]
+    results = [dtype for var in node.eqn.outvars if (dtype := getattr(var.aval, "dtype", None))]
     inexact = [dtype for dtype in results if jnp.issubdtype(dtype, jnp.inexact)]
     if inexact:
         yield None, slot("result", "", inexact[0].name)
 
 
 def _makes_numbers(node: Node) -> bool:
-    """Whether integers become numbers that a format need not have."""
-    if node.name != "convert_element_type":
+    """Whether what moves numbers makes some that a format need not have, of integers or parts."""
+    if node.name not in ("abs", "convert_element_type", "iota"):
         return False
-    before, after = node.eqn.invars[0].aval.dtype, node.eqn.outvars[0].aval.dtype
-    return jnp.issubdtype(after, jnp.floating) and not jnp.issubdtype(before, jnp.inexact)
+    if not jnp.issubdtype(node.eqn.outvars[0].aval.dtype, jnp.floating):
+        return False
+    before = [atom.aval.dtype for atom in node.eqn.invars]
+    return not before or not jnp.issubdtype(before[0], jnp.floating)
 
 
 def stored_slots(program: Program) -> list[Slot | None]:

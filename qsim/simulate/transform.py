@@ -17,6 +17,8 @@ from jax import lax
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid
 from qsim.numbers.random_bits import Key, fold_in
+from qsim.simulate.contractions import contracted_axes
+from qsim.simulate.flow import roles_of
 from qsim.simulate.jaxprs import ClosedJaxpr, JaxprEqn, Literal, alone, bind
 from qsim.simulate.plan import Choice, Plan, make_plan
 from qsim.simulate.policy import Policy, as_policy, site_key
@@ -55,11 +57,12 @@ def simulate(
         states: positions of those that hold the state of an optimizer.
         caches: positions of those that are kept from call to call, such as keys and values.
         key: random key for stochastic rounding, of ``jax.random.key`` or ``qsim.counter_key``,
-            folded by site, operand and loop iteration.
+            folded by site, operand and loop iteration, and in a ``shard_map`` by device. The rows
+            of a ``jax.vmap`` around the result share their random bits.
 
-    Operations are computed in the dtype that they have and then rounded; contractions in at least
-    float32 (float64 for float64), at the highest precision of the back end. Integers are exact and
-    stay as they are.
+    Operations are computed in the dtype that they have and then rounded; contractions that a rule
+    addresses in at least float32 (float64 for float64), at the highest precision of the back end
+    unless the program asks for another. Integers are exact and stay as they are.
 
     Gradients of the result are straight-through; see ``gradient`` of ``qsim.quantize``. A
     derivative rule of the user's own (``custom_jvp``, ``custom_vjp``) stays in force as it was
@@ -81,7 +84,7 @@ def simulate(
     [2.375]
     """
     chosen = as_policy(policy).lower(alone=True)
-    roles = {"weight": params, "state": states, "cache": caches}
+    roles = roles_of(params, states, caches)
 
     @wraps(fn)
     def simulated(*args, **kwargs):
@@ -158,7 +161,7 @@ def _operation(context: _Context, choice: Choice, node: Node, values: list) -> l
     axes = contracted_axes(eqn) if node.kind == "contraction" else ()
 
     def rounded(rule: int, value, word: object, along=None):
-        key = site_key(context.key, *where, word)
+        key = on_device(site_key(context.key, *where, word), value)
         return _quantizer(context, rule)(value, key, along)
 
     def once(rule: int, value, n: int):
@@ -193,6 +196,13 @@ def _operation(context: _Context, choice: Choice, node: Node, values: list) -> l
         ]
 
 
+def on_device(key: Key | None, value) -> Key | None:
+    """A key of the part of an array that a device of a ``shard_map`` has, of its own if it has."""
+    for axis in sorted(getattr(jax.typeof(value), "vma", ())):
+        key = None if key is None else fold_in(key, lax.axis_index(axis))
+    return key
+
+
 def _quantizer(context: _Context, rule: int) -> Quantizer:
     given = context.policy.rules[rule].to
     assert isinstance(given, Quantizer)
@@ -221,20 +231,6 @@ def _stored(policy: Policy, plan: Plan, flows, arrays: list, key: Key | None) ->
 
 
 # --- contractions -------------------------------------------------------------------------------
-
-
-def contracted_axes(eqn: JaxprEqn) -> tuple[tuple[int, ...], ...]:
-    """The axes over which a contraction sums, of either operand; of images only the features."""
-    name, params = eqn.primitive.name, eqn.params
-    if name == "conv_general_dilated":
-        numbers = params["dimension_numbers"]
-        return (numbers.lhs_spec[1],), (numbers.rhs_spec[1],)
-    if name == "ragged_dot_general":
-        numbers = params["ragged_dot_dimension_numbers"].dot_dimension_numbers
-    else:
-        numbers = params["dimension_numbers"]
-    left, right = numbers[0]
-    return tuple(sorted(left)), tuple(sorted(right))
 
 
 def _contracted(eqn: JaxprEqn, operands: list[Any]) -> list:

@@ -62,7 +62,7 @@ class Row:
     Attributes:
         spec: the format, as ``qsim.parse`` reads it.
         bits: bits of its codes.
-        exponent_bits, mantissa_bits: of a float; None for integers.
+        exponent_bits, mantissa_bits: of a float; None for all others.
         measures: what the subject's score measures, by name; see ``scores`` for units.
         seconds: wall time, compilation not counted.
     """
@@ -143,13 +143,13 @@ def run(
     key: Any = None,
     chunk: int = 2,
 ) -> Iterator[list[Row]]:
-    """The rows of a sweep of a subject as they come, the formats' order being kept.
+    """The rows of a sweep of a subject as they come: policies of one structure after another.
 
     Args:
         subject: the subject.
         reference: what ``judge`` says of it.
         formats: a format for each of ``policies``.
-        policies: policies of one structure.
+        policies: the policies; only what the model computes is simulated, not how it is judged.
         key: random key for stochastic rounding.
         chunk: about how many formats come at a time.
     """

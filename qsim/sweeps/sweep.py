@@ -37,6 +37,8 @@ def sweep(
     policies: Sequence[Any],
     *,
     params: int | Sequence[int] | None = None,
+    states: int | Sequence[int] | None = None,
+    caches: int | Sequence[int] | None = None,
     key: Key | None = None,
     batch: int | None = None,
     devices: Sequence[jax.Device] | None = None,
@@ -48,7 +50,7 @@ def sweep(
         policies: what ``qsim.simulate`` takes: policies, formats or spec strings. Those that
             differ in more than their formats (rounding mode, scale rule, which roles are
             quantized) are compiled apart.
-        params, key: as for ``qsim.simulate``.
+        params, states, caches, key: as for ``qsim.simulate``.
         batch: how many policies run side by side under ``vmap``; by default one at a time on
             CPUs and eight on accelerators.
         devices: the devices to share the policies out over; by default all local ones.
@@ -63,7 +65,8 @@ def sweep(
     >>> sweep(lambda p, x: (x @ p["w"]).sum(), ["e2m1f", "e4m3"])({"w": x.T}, x).tolist()
     [10.0, 8.828125]
     """
-    make = lambda policy: simulate(fn, policy, params=params, key=key)  # noqa: E731
+    roles = {"params": params, "states": states, "caches": caches}
+    make = lambda policy: simulate(fn, policy, **roles, key=key)  # noqa: E731
     plan = _plan(make, policies, batch, devices)
 
     def swept(*args, **kwargs):
@@ -81,6 +84,8 @@ def stream(
     policies: Sequence[Any],
     *,
     params: int | Sequence[int] | None = None,
+    states: int | Sequence[int] | None = None,
+    caches: int | Sequence[int] | None = None,
     key: Key | None = None,
     batch: int | None = None,
     devices: Sequence[jax.Device] | None = None,
@@ -89,7 +94,7 @@ def stream(
     """A function like that of ``sweep`` whose results come in chunks, for progress on long work.
 
     Args:
-        fn, policies, params, key, batch, devices: as for ``sweep``.
+        fn, policies, params, states, caches, key, batch, devices: as for ``sweep``.
         chunk: policies in one call of the executable; rounded up to what fills the devices.
 
     The returned function takes ``fn``'s arguments and yields ``(places, results, seconds)``: the
@@ -105,7 +110,8 @@ def stream(
     >>> sum((results.tolist() for _, results, _ in parts), [])
     [10.0, 8.828125]
     """
-    make = lambda policy: simulate(fn, policy, params=params, key=key)  # noqa: E731
+    roles = {"params": params, "states": states, "caches": caches}
+    make = lambda policy: simulate(fn, policy, **roles, key=key)  # noqa: E731
     return stream_of(make, policies, batch=batch, devices=devices, chunk=chunk)
 
 
