@@ -165,6 +165,7 @@ LONG = [("ocp_e8m0", "add"), ("ocp_e8m0", "subtract")]
         for (values, marks, _), name in itertools.product(tiers(["ocp_e3m2"], SLOWER, BYTES), PAIRS)
     ],
 )
+@pytest.mark.every(2)
 def test_every_pair_of_codes(spec, name):
     numbers = list(itertools.product(values(spec), repeat=2))
     assert_exact(name, numbers, parse(spec), SIX_MODES, ("saturate", "ieee"))
@@ -403,6 +404,7 @@ def test_softfloat_agrees_on_binary32(name):
         *(pytest.param(f"stochastic_{name}", marks=pytest.mark.t1) for name in ("b", "c", "equal")),
     ],
 )
+@pytest.mark.every(2)
 def test_stochastic_rounding_is_exact_for_each_random_number(mode, spec, overflow):
     fmt, key, bits, rng = parse(spec), jax.random.key(7), 8, np.random.default_rng(9)
     how = {"rounding": f"{mode}:{bits}", "overflow": overflow}

@@ -49,6 +49,7 @@ def run(module: str, *words: str) -> str:
         for name, words in SMALLEST.items()
     ],
 )
+@pytest.mark.every(3)
 def test_benchmark_prints_ratios_and_stores_them(words, tmp_path):
     printed = run(*words.split(), "--repeats", "1", "--out", str(tmp_path))
     (path,) = tmp_path.glob("*.json")

@@ -132,6 +132,7 @@ MX_AT_FIRST = [*((MX[0], rule) for rule in RULES), *zip(MX[1:], [*RULES, "floor"
         for choice in itertools.product(MX, RULES)
     ],
 )
+@pytest.mark.every(3)
 def test_largest_magnitudes_around_every_power_of_two(name, rule):
     agrees(around_every_power(), with_rule(name, rule))
 
@@ -182,6 +183,7 @@ def test_scales_stay_within_their_format():
 
 
 @pytest.mark.parametrize("spec", [FEW[0], *slower(SPECS[::2]), *slower(SPECS[1::2], T2)])
+@pytest.mark.every(2)
 def test_equals_the_exact_definition(spec):
     for exponent in (0, -118, 90):
         agrees(sample((4, 8), exponent=exponent), spec)
@@ -509,6 +511,7 @@ WAYS = ["mxfp8_e4m3", "mxint8", "e2m1f[32,e8m0,floor,two_sided]", "nvfp4", "int4
         *(pytest.param(spec, "up", marks=T2) for spec in WAYS[:3]),
     ],
 )
+@pytest.mark.every(2)
 def test_the_short_way_and_the_long_way_give_the_same_bytes(spec, mode, overflow):
     """A block that is all NaN makes the rest of the array take the long way."""
     rng, grid = np.random.default_rng(8), lower(parse(spec))
@@ -792,6 +795,7 @@ def test_elements_without_room_for_scales_are_refused():
 @pytest.mark.parametrize(
     "spec", ["nvfp4", "mxfp8_e4m3", "e2m1f[4,e8m23,percentile:99]", "int4[4,e8m23,mse:8]"]
 )
+@pytest.mark.every(3)
 def test_empty_arrays_have_codes_and_exact_definitions(spec, shape):
     empty = jnp.zeros(shape)
     assert quantize(empty, spec).shape == shape

@@ -61,6 +61,7 @@ TELLING = ("nf4", "apot4", "ternary", "binary", "bitmod_fp4_ea_neg", *OTHERS)
         *(pytest.param(name, marks=pytest.mark.t2) for name in SMALL if name not in TELLING),
     ],
 )
+@pytest.mark.every(2)
 def test_codebooks_round_as_defined_in_every_mode_and_policy(name):
     for rounding in DETERMINISTIC:
         for overflow in POLICIES:

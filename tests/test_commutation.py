@@ -44,7 +44,10 @@ def close(a, b, rtol=2e-2) -> None:
         np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-3)
 
 
-@pytest.fixture(params=POLICIES)
+T2 = pytest.mark.t2
+
+
+@pytest.fixture(params=[POLICIES[0], POLICIES[1], pytest.param(POLICIES[2], marks=T2)])
 def policy(request):
     return request.param
 

@@ -111,6 +111,7 @@ class SumIntervals(Intervals):
 
 
 @pytest.mark.parametrize("spec", TIERS)
+@pytest.mark.every(2)
 def test_every_value_and_tie_rounds_exactly(spec):
     oracle = SumIntervals(spec)
     patterns = oracle.points()
@@ -317,6 +318,7 @@ def pairs(spec: str) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.t1
 @pytest.mark.parametrize("spec", ["e3m2", "e4m2", "e3m4"])
+@pytest.mark.every(2)
 def test_two_sum_is_exact(spec):
     """For all pairs whose sum does not overflow; float64 holds all these sums exactly."""
     a, b = pairs(spec)

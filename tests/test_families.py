@@ -88,6 +88,7 @@ ONE_OF_EACH = [
 
 
 @pytest.mark.parametrize("spec", TIERS)
+@pytest.mark.every(2)
 def test_the_same_bytes_under_every_transformation(spec):
     results = transformed(spec)
     expected = np.asarray(results["eager"]).tobytes()
@@ -122,6 +123,7 @@ def digests(flags: str, specs: list[str]) -> str:
 
 
 @pytest.mark.parametrize("specs", ONE_OF_EACH)
+@pytest.mark.t2
 def test_the_same_bytes_whatever_the_compiler_may_do(specs):
     plain = digests("", specs)
     differing = [name for name, flags in FLAGS.items() if digests(flags, specs) != plain]

@@ -92,6 +92,7 @@ def oracle_of(fmt):
 
 
 @pytest.mark.parametrize(("name", "modes"), TIERS)
+@pytest.mark.every(2)
 def test_floats_of_every_kind_round_exactly(name, modes):
     """All values, midpoints and their neighbours, in every policy."""
     fmt = parse(name)

@@ -182,6 +182,7 @@ def assert_codes_are_exact(fmt, codes: np.ndarray, carrier: str = "float32") -> 
         *(pytest.param(*param.values, marks=T2) for param in _sized(SPECS[1::2])),
     ],
 )
+@pytest.mark.every(3)
 def test_every_code_decodes_to_its_exact_value_and_back(name):
     fmt = parse(name)
     count = max(2**fmt.bits, 256)  # of few lengths, since each length is compiled

@@ -23,7 +23,13 @@ def model(request):
 
 
 @pytest.mark.t1
-@pytest.mark.parametrize("policy", NOTHING, ids=["no rules", "no match"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param(NOTHING[0], marks=pytest.mark.t2, id="no rules"),
+        pytest.param(NOTHING[1], id="no match"),
+    ],
+)
 def test_models_keep_their_bytes_without_anything_to_round(model, policy):
     fn, arguments = model
     with jax.numpy_dtype_promotion("standard"):
@@ -104,7 +110,15 @@ def test_the_operations_are_those_of_the_table():
 
 
 @pytest.mark.t1
-@pytest.mark.parametrize("name", ["mlp", "attention", "lstm", "unet", "mixture"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mlp",
+        "attention",
+        "lstm",
+        *(pytest.param(n, marks=pytest.mark.t2) for n in ("unet", "mixture")),
+    ],
+)
 def test_models_rounded_to_float32_have_the_bytes_of_eager_evaluation(name):
     fn, arguments = MODELS[name]()
     simulated = qsim.simulate(fn, EVERYTHING)
@@ -116,7 +130,7 @@ def test_models_rounded_to_float32_have_the_bytes_of_eager_evaluation(name):
 
 
 @pytest.mark.t1
-@pytest.mark.parametrize("name", ["mlp", "attention"])
+@pytest.mark.parametrize("name", ["mlp", pytest.param("attention", marks=pytest.mark.t2)])
 def test_gradients_rounded_to_float32_have_the_bytes_of_eager_evaluation(name):
     fn, arguments = MODELS[name]()
     slope = jax.grad(lambda *arguments: jnp.mean(fn(*arguments) ** 2))

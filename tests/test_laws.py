@@ -54,6 +54,7 @@ AT_FIRST += [n for n in BYTES if isinstance(ENTRIES[n].format, Float | Integer)]
 
 @pytest.mark.t1
 @pytest.mark.parametrize("name", AT_FIRST)
+@pytest.mark.every(3)
 def test_formats_of_up_to_a_byte_obey_every_law(name):
     assert not broken(name, share=8)
 

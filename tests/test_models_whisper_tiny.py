@@ -55,6 +55,7 @@ def run(variables, token_BxL, mel_BxTxC) -> np.ndarray:
 @pytest.mark.parametrize(
     "cuts", [(1,), (3, 4, 5, 6, 7, 8), pytest.param((2, 6), marks=pytest.mark.t1)]
 )
+@pytest.mark.every(3)
 def test_text_in_steps_has_the_logits_of_the_whole(small, cuts):
     variables, mel_BxTxC, token_BxL = small
     first, *rest = np.split(np.asarray(token_BxL), cuts, axis=1)
@@ -116,6 +117,7 @@ def assert_greedy(variables, mel_BxTxC, text_BxN, config) -> None:
 
 
 @pytest.mark.t1
+@pytest.mark.t2
 def test_greedy_under_vmap_is_greedy_of_each(small):
     variables, mel_BxTxC, _ = small
     stack = [variables, jax.tree.map(lambda leaf: 2 * leaf, variables)]

@@ -59,6 +59,7 @@ def test_there_are_504_formats():
 
 
 @pytest.mark.parametrize(("bits", "precision", "signed", "extended"), [_marked(c) for c in ALL])
+@pytest.mark.every(3)
 def test_every_code_has_the_value_of_the_draft(bits, precision, signed, extended):
     with unchecked():
         fmt = p3109(bits, precision, signed=signed, extended=extended)

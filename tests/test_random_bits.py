@@ -287,6 +287,7 @@ WORDS = 2**18  # of +1 and -1: sums are exact in float32
         *(pytest.param(bits, marks=pytest.mark.t2) for bits in (4, 16, 23)),
     ],
 )
+@pytest.mark.every(2)
 def test_share_of_ups_is_binomial(bits, kind):
     """Of DRAWS draws, with the exact probability."""
     fmt, x = parse("e4m3"), np.float32(1 + 0.3 * 2**-3)

@@ -94,6 +94,7 @@ FIRST = ["ocp_e4m3", "ocp_e5m2", "e4m3fnuz", "ocp_e8m0", "int8", "nv_ue4m3", "e3
     "name",
     [FIRST[0], *_slower(FIRST[1:]), *_slower([n for n in NARROW + OTHERS if n not in FIRST])],
 )
+@pytest.mark.every(3)
 def test_narrow_formats_round_exactly(name):
     fmt = parse(name)
     oracle = intervals(fmt)
@@ -103,6 +104,7 @@ def test_narrow_formats_round_exactly(name):
 
 @pytest.mark.t1
 @pytest.mark.parametrize("name", [*WIDE[:5], *(pytest.param(w, marks=T2) for w in WIDE[5:])])
+@pytest.mark.every(2)
 def test_wide_floats_round_exactly_about_the_edges_of_binades(name):
     fmt = parse(name)
     gaps = telling_gaps(fmt)
@@ -139,6 +141,7 @@ def _fits(fmt, dtype: str) -> bool:
     "name",
     [pytest.param(n, marks=pytest.mark.t1 if n in FIRST or n[-1] == "2" else T2) for n in NARROW],
 )
+@pytest.mark.every(2)
 def test_sixteen_bit_inputs_round_exactly_in_their_own_dtype(name, dtype):
     fmt = parse(name)
     if not _fits(fmt, dtype.name):

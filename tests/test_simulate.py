@@ -116,6 +116,7 @@ CUSTOM = [with_custom_jvp, with_custom_vjp]
 
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize("program", [*PROGRAMS, *CUSTOM], ids=lambda program: program.__name__)
+@pytest.mark.every(2)
 def test_equals_the_program_with_rounded_contractions(program, fmt, data):
     by_hand = jax.jit(partial(program, partial(rounded_dot, fmt)))(*data)
     simulated = qsim.simulate(partial(program, jnp.dot), fmt)

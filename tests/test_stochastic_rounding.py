@@ -148,6 +148,7 @@ def test_probability_is_exact(name, mode):
         *(pytest.param(8, m, marks=T2) for m in COUNTS if m != "stochastic"),
     ],
 )
+@pytest.mark.every(2)
 def test_probability_is_exact_in_every_gap(bits, mode):
     for name in ("ocp_e4m3", "ocp_e5m2", "ocp_e3m2", "ocp_e2m1", "e4m3fnuz", "int8", "ocp_e8m0"):
         fmt = parse(name)

@@ -56,6 +56,7 @@ def test_a_table_is_the_exact_definition(spec, rounding):
 
 @pytest.mark.t1
 @pytest.mark.parametrize("spec", SMALL)
+@pytest.mark.every(2)
 def test_a_table_is_the_exact_definition_in_every_policy(spec):
     for rounding in DETERMINISTIC:
         for overflow in POLICIES:
