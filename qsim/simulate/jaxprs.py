@@ -37,6 +37,7 @@ __all__ = [
     "scope_marks",
     "split_arguments",
     "trace",
+    "varying_axes",
 ]
 
 RECOMPUTED = "rematted_computation"  # JAX's name scope
@@ -215,3 +216,9 @@ def alone(run: Callable, values: Sequence[Any]) -> list[Any]:
     """
     with set_xla_metadata(inlineable="false"):
         return jax.jit(run)(list(values))
+
+
+def varying_axes(value: Any) -> list[str]:
+    """The axes of a mesh along which devices have different values, within a ``shard_map``."""
+    kind = getattr(jax.typeof(value), "manual_axis_type", None)
+    return sorted(getattr(kind, "varying", ()))

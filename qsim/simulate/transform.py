@@ -19,7 +19,7 @@ from qsim.numbers.grid import Grid
 from qsim.numbers.random_bits import Key, fold_in
 from qsim.simulate.contractions import contracted_axes
 from qsim.simulate.flow import roles_of
-from qsim.simulate.jaxprs import ClosedJaxpr, JaxprEqn, Literal, alone, bind
+from qsim.simulate.jaxprs import ClosedJaxpr, JaxprEqn, Literal, alone, bind, varying_axes
 from qsim.simulate.plan import Choice, Plan, make_plan
 from qsim.simulate.policy import Policy, as_policy, site_key
 from qsim.simulate.program import Node, program
@@ -197,9 +197,10 @@ def _operation(context: _Context, choice: Choice, node: Node, values: list) -> l
 
 
 def on_device(key: Key | None, value) -> Key | None:
-    """A key of the part of an array that a device of a ``shard_map`` has, of its own if it has."""
-    for axis in sorted(getattr(jax.typeof(value), "vma", ())):
-        key = None if key is None else fold_in(key, lax.axis_index(axis))
+    """The key of what a device of a ``shard_map`` has: of its own, if other devices have others."""
+    if key is not None:
+        for axis in varying_axes(value):
+            key = fold_in(key, lax.axis_index(axis))
     return key
 
 
