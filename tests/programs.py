@@ -305,6 +305,7 @@ OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "while": _loop,
     "cond": lambda x, y: lax.cond(x[0, 0] > 0, lambda x: x * y, lambda x: x - y, x),
     "remat": jax.checkpoint(lambda x, y: jnp.sin(x) * y),
+    "solve": lambda x, y: jnp.linalg.solve(x[:, :4] + 9 * jnp.eye(4), y),
     "vmap": lambda x, y: jax.vmap(lambda a, b: a * b.sum() + b)(x, y),
     "custom_vjp": lambda x, y: _with_rule(x) + y,
     "custom_jvp": lambda x, y: _with_slope(x) * y,

@@ -469,6 +469,19 @@ def test_what_hides_its_numbers_is_named(data):
     assert same(qsim.simulate(hidden, None)(data[1]), hidden(data[1]))
 
 
+def test_solvers_are_rounded_and_their_operators_are_not():
+    def solve(x, y):
+        return lax.custom_linear_solve(lambda z: x * z, y, lambda _, y: y / x, lambda _, y: y / x)
+
+    x, y = jnp.array([0.3, 0.7]), jnp.array([1.0, 5.0])
+    simulated = qsim.simulate(solve, "div=e4m3")
+    quotient, vjp = jax.vjp(jax.jit(simulated), x, y)
+    assert same(quotient, qsim.quantize(y / x, "e4m3"))
+    of_x, of_y = vjp(jnp.ones(2))
+    assert same(of_y, 1 / x)  # by the operator that is transposed, as it was written
+    assert same(of_x, -quotient * of_y)
+
+
 def test_parts_of_devices_are_entered(data):
     p, x = data
     mesh = Mesh(np.array(jax.devices()[:1]), ("i",))

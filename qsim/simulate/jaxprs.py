@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 from jax.tree_util import GetAttrKey
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "bind",
     "closed",
     "inner_jaxprs",
+    "jaxpr_as_fun",
     "join_arguments",
     "place",
     "scope",

@@ -77,7 +77,8 @@ _TABLE = {
         rng_uniform threefry2x32 threefry4x32
     """,
     "structure": """
-        closed_call cond custom_jvp_call custom_vjp_call jit remat2 scan shard_map while
+        closed_call cond custom_jvp_call custom_linear_solve custom_vjp_call jit remat2 scan
+        shard_map while
     """,
     "effect": """
         after_all check create_token dce_sink debug_callback debug_print inspect_sharding
@@ -86,7 +87,7 @@ _TABLE = {
     "opaque": """
         accum_grad_in_ref addupdate box_get box_set call call_exported call_hi_primitive
         call_hi_primitive_linearized composite core_map create_linear cudnn_fusion
-        custom_jvp_call_jaxpr custom_lin custom_linear_solve custom_partitioning
+        custom_jvp_call_jaxpr custom_lin custom_partitioning
         custom_vmap_call delay dot_product_attention_bwd dot_product_attention_bwd_wrapper
         dot_product_attention_fp8_bwd dot_product_attention_fp8_bwd_wrapper
         dot_product_attention_fp8_fwd dot_product_attention_fp8_fwd_wrapper

@@ -4,7 +4,8 @@ With ``jaxprs`` the only module that knows the parameters of primitives. Everyth
 ``qsim.simulate`` sees ``Region`` records.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from qsim.simulate.jaxprs import ClosedJaxpr, JaxprEqn, bind, closed, inner_jaxprs
+from qsim.simulate.jaxprs import ClosedJaxpr, JaxprEqn, bind, closed, inner_jaxprs, jaxpr_as_fun
 
 __all__ = ["STRUCTURED", "Region", "rebuild", "regions"]
 
@@ -41,7 +42,8 @@ class Region:
 CALLS = ("jit", "closed_call", "remat2")
 CUSTOM = ("custom_jvp_call", "custom_vjp_call")
 MANUAL = "newly_manual_axes"  # "manual_axes" in JAX 0.10.0
-STRUCTURED = (*CALLS, *CUSTOM, "scan", "while", "cond", "shard_map")
+SOLVE = "custom_linear_solve"
+STRUCTURED = (*CALLS, *CUSTOM, SOLVE, "scan", "while", "cond", "shard_map")
 
 
 def regions(eqn: JaxprEqn) -> list[Region]:
@@ -63,6 +65,10 @@ def regions(eqn: JaxprEqn) -> list[Region]:
         ]
     if name == "cond":
         return [Region(branch, inputs[1:], outputs) for branch in params["branches"]]
+    if name == SOLVE:
+        _, _, solving, _ = _in_turn(inputs, params["const_lengths"])
+        right = inputs[sum(params["const_lengths"]) :]
+        return [Region(params["jaxprs"].solve, solving + right, outputs)]
     if name in STRUCTURED:
         return [Region(closed(jaxpr), inputs, outputs) for jaxpr in inner_jaxprs(eqn)]
     return []
@@ -91,6 +97,8 @@ def rebuild(
     if name == "shard_map":
         return _shard_map(eqn.params, values, run, state)
     run = partial(run, state)
+    if name == SOLVE:
+        return _solve(eqn.params, values, run)
     if name == "scan":
         return _scan(eqn.params, values, run, step)
     if name == "while":
@@ -170,6 +178,28 @@ def _shard_map(params: dict, values: list[Any], run: Callable, state: Any) -> li
         axis_names=set(params[MANUAL if MANUAL in params else "manual_axes"]),
         check_vma=params["check_vma"],
     )(state, values)
+
+
+def _solve(params: dict, values: list[Any], run: Callable) -> list[Any]:
+    """The solver is run anew; the operator, of which derivatives are made, stays as it is."""
+    lengths, jaxprs = params["const_lengths"], params["jaxprs"]
+    of_operator, _, of_solver, of_transposed = _in_turn(values, lengths)
+
+    def transposed(_, right):
+        return jaxpr_as_fun(jaxprs.transpose_solve)(*of_transposed, *right)
+
+    return lax.custom_linear_solve(
+        lambda x: jaxpr_as_fun(jaxprs.matvec)(*of_operator, *x),
+        values[sum(lengths) :],
+        lambda _, right: run(0, None, *of_solver, *right),
+        transposed if jaxprs.transpose_solve else None,
+    )
+
+
+def _in_turn(values: Sequence, lengths: Sequence[int]) -> list[Sequence]:
+    """The first values cut into sequences of these lengths."""
+    ends = list(itertools.accumulate(lengths))
+    return [values[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
 def _where_rows(rows, new, old):

@@ -45,8 +45,8 @@ def simulate(
 
     Every operand and result that a rule of the policy addresses is rounded; see
     ``qsim.simulate.policy`` for what rules can say. It reaches into ``jit``, ``custom_jvp``,
-    ``custom_vjp``, ``remat``, ``scan``, ``while``, ``cond`` and ``shard_map``, and composes with
-    ``jit``, ``vmap`` and ``grad`` in either order.
+    ``custom_vjp``, ``remat``, ``scan``, ``while``, ``cond``, ``custom_linear_solve`` and
+    ``shard_map``, and composes with ``jit``, ``vmap`` and ``grad`` in either order.
 
     Args:
         fn: any JAX function: a Flax ``apply``, a loss, the gradient of a loss, a training step.
