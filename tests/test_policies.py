@@ -120,6 +120,10 @@ MISTAKES = [
     ("weights=e4m3 dge:1", "gradient 'dge:1' needs a number above 1"),
     ("weights=e4m3 wrap", "wrap"),
     ("reshape=e4m3", "reshape computes nothing that could be rounded (movement)"),
+    ("path:=e4m3", "a path pattern is empty"),
+    ("weight=e4m3", "no word 'weight' for what a rule addresses; did you mean 'weights'?"),
+    ("Wieghts=e4m3", "did you mean 'weights'? A path of that name is written path:Wieghts"),
+    ("a{99999999999}=e4m3", "is no regular expression: the repetition number is too large"),
     ("scan=e4m3", "scan computes nothing that could be rounded (structure)"),
 ]
 
@@ -129,6 +133,21 @@ def test_mistakes_name_the_rule(text, message):
     with unchecked(), pytest.raises(ValueError) as error:
         qsim.policy(text)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_paths_may_have_escaped_brackets():
+    [rule] = qsim.policy(r"layers\[\d\]\(.* weights=e4m3").rules
+    assert rule.select.path == r"layers\[\d\]\(.*"
+
+
+@pytest.mark.parametrize("given", ["none", "e4m3 absmax", "e4m3|e5m2"])
+def test_formats_given_by_name_are_formats(given):
+    with pytest.raises(ValueError, match="are said in the text form"):
+        qsim.policy(weights=given)
+
+
+def test_an_empty_text_is_the_empty_policy():
+    assert qsim.simulate(jnp.sin, str(qsim.Policy()))(1.0) == jnp.sin(1.0)
 
 
 # --- what rules address ---------------------------------------------------------------------

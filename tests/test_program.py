@@ -11,6 +11,7 @@ from flax import nnx
 from jax import lax
 
 import qsim
+from tests.unchecked import unchecked
 
 
 def products(fn, *args, **kwargs):
@@ -174,11 +175,14 @@ def test_what_is_written_into_a_cache_is_stored_there():
     [
         ({"params": 5}, r"params=5, but the function got 2 positional arguments"),
         ({"states": -1}, r"states=-1, but the function got 2"),
+        ({"params": "w"}, r"params='w', but the positions of arguments are integers"),
+        ({"params": True}, r"params=True, but the positions"),
+        ({"states": [1, "a"]}, r"states=\[1, 'a'\], but the positions"),
         ({"params": 0, "caches": 0}, r"argument 0 is said to be weight and cache"),
     ],
 )
 def test_positions_that_cannot_be_are_refused(given, message):
-    with pytest.raises(ValueError, match=message):
+    with unchecked(), pytest.raises(ValueError, match=message):
         qsim.sites(plain, PLAIN, X, **given)
 
 
@@ -228,3 +232,34 @@ def test_paths_keep_what_is_called_value():
         lambda c, x: (x @ c["layer"].key, x @ c["layer"].value), kept, X, caches=0
     )
     assert [place.path for place in explained.places if place.rule == 0] == ["layer/value"]
+
+
+LOSSES = {
+    "root mean square": lambda y: jnp.sqrt((y**2).mean()),
+    "norm": jnp.linalg.norm,
+    "logsumexp": jax.nn.logsumexp,
+    "largest": jnp.max,
+    "sine": lambda y: jnp.sin(y.sum()),
+    "product": lambda y: (y**2).mean() * jnp.abs(y).mean(),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_begin_at_any_loss(loss):
+    fn = lambda p, x: LOSSES[loss](jnp.tanh(x @ p["l1"]["kernel"]) @ p["l2"]["kernel"])  # noqa: E731
+    found = [each[1:] for each in products(jax.grad(fn), PLAIN, X)]
+    assert set(found) == {FORWARD, BY_INPUT, BY_WEIGHT}
+    assert found.count(BY_WEIGHT) == 2 * found.count(BY_INPUT)
+
+
+def test_gradients_of_a_scaled_loss_and_of_a_given_seed():
+    def scaled(p, x, scale):
+        return jax.grad(lambda p: plain(p, x) * scale)(p)
+
+    def seeded(p, x):
+        y, vjp = jax.vjp(lambda p: x @ p["l1"]["kernel"] @ p["l2"]["kernel"], p)
+        return vjp(y - 1)
+
+    backward = [BY_WEIGHT, BY_INPUT, BY_WEIGHT]
+    assert [each[1:] for each in products(scaled, PLAIN, X, jnp.float32(8))][2:] == backward
+    assert [each[1:] for each in products(seeded, PLAIN, X)][2:] == backward

@@ -536,3 +536,50 @@ def test_random_bits_are_not_rounded_but_what_is_made_of_them_is():
 
     found = qsim.simulate(fn, "all=e4m3")(jnp.zeros(8))
     assert same(found, qsim.quantize(found, "e4m3")) and len(set(found.tolist())) > 3
+
+
+def test_layers_are_those_of_the_scan_over_weights():
+    layers, x = jax.random.normal(jax.random.key(1), (3, 5, 5)), jnp.ones((3, 2, 5))
+
+    def model(p, x):
+        return lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, p)[0]
+
+    simulated = partial(qsim.simulate, policy="weights=e4m3|e5m2|e2m1f", params=0)
+    expected = simulated(model)(layers, x[0])
+    batched = simulated(lambda p, xs: lax.map(lambda x: model(p, x), xs))(layers, x)
+    assert same(batched, jnp.stack([expected] * 3))
+
+
+@pytest.mark.parametrize("shape", [(33, 65, 33), (100, 50, 200), (200, 200, 200)])
+def test_transposed_operands_are_added_up_in_one_order(shape):
+    m, k, n = shape
+    x, y = (jax.random.normal(jax.random.key(rows), (rows, k)) for rows in (m, n))
+    for fn in (lambda x, y: x @ y.T, lambda x, y: (x @ y.T) @ y, lambda x, y: x.T @ x):
+        simulated = qsim.simulate(fn, "all=binary32 ieee", params=())
+        assert same(jax.jit(simulated)(x, y), simulated(x, y))
+
+
+def test_literals_and_narrow_floats_are_operands_too():
+    power = qsim.simulate(lambda x: lax.pow(x, 2.0), "all operands=e4m3")
+    assert same(power(jnp.array([1.1])), jnp.array([1.125]) ** 2)
+    w, x = jnp.ones((3, 2), jnp.float8_e5m2), jnp.ones((4, 3), jnp.float8_e4m3fn)
+    dot = lambda w, x: lax.dot_general(  # noqa: E731
+        x, w, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    assert same(qsim.simulate(dot, "weights=e2m1f", params=0)(w, x), jnp.full((4, 2), 3.0))
+
+
+def test_results_that_depend_on_nothing_are_arrays(data):
+    found = qsim.simulate(lambda p, x: (x @ p["a"], 3, jnp.zeros(())), "e4m3")(*data)
+    assert all(isinstance(each, jax.Array) for each in found)
+
+
+def test_what_is_computed_again_stays_apart():
+    w, x = jnp.ones((8, 6)), jnp.ones((4, 8))
+    layer = jax.checkpoint(lambda p, x: jnp.tanh(jnp.tanh(x @ p) @ p.T))
+    gradient = jax.grad(lambda p, x: layer(p, layer(p, x)).sum())
+    barriers = [
+        jax.jit(fn).lower(w, x).as_text().count("optimization_barrier")
+        for fn in (gradient, qsim.simulate(gradient, "function=e4m3", params=0))
+    ]
+    assert barriers[0] == barriers[1] > 0

@@ -94,12 +94,15 @@ def format_of(fmt: str | Format) -> Format:
 def listed(text: str, separator: str = ",") -> list[str]:
     """The parts of a list, which is not separated within brackets; space around them is dropped.
 
+    What follows a backslash, as in regular expressions, is no bracket.
+
     >>> listed("e2m1f[16,e4m3fn[tensor]], int4")
     ['e2m1f[16,e4m3fn[tensor]]', 'int4']
     """
     parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in "[(") - (letter in "])")
+    for before, letter in zip(" " + text, text, strict=False):
+        if before != "\\":
+            depth += (letter in "[(") - (letter in "])")
         if letter == separator and depth <= 0:
             parts.append("")
         else:

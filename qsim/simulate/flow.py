@@ -17,12 +17,16 @@ parameters or states from step to step carries them as such.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from qsim.simulate.jaxprs import JaxprEqn, Traced
 from qsim.simulate.primitives import class_of
 
 __all__ = ["ROLES", "WRITES", "Flow", "input_flows", "joined", "operation_flows", "roles_of"]
 
 ROLES = ("constant", "weight", "state", "cache", "activation", "gradient")  # the last one wins
+
+WORDS = {"weight": "params", "state": "states", "cache": "caches"}
 
 # operations whose result holds elements of their first operand, perhaps in another dtype
 SAME_VALUES = {
@@ -101,9 +105,7 @@ def input_flows(traced: Traced, roles: Mapping[str, int | Sequence[int] | None])
     """
     role_of: dict[int, str] = {}
     for role, positions in roles.items():
-        if positions is None:
-            continue
-        for position in [positions] if isinstance(positions, int) else positions:
+        for position in _positions(role, positions):
             _check_position(traced, role, position, role_of)
             role_of[position] = role
     if roles.get("weight") is None and any(at == 0 and path for at, path in traced.paths):
@@ -114,8 +116,21 @@ def input_flows(traced: Traced, roles: Mapping[str, int | Sequence[int] | None])
     ]
 
 
+def _positions(role: str, given: object) -> list[int]:
+    """The positions that a user gave for a role, without repetitions."""
+    if given is None:
+        return []
+    several = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if any(isinstance(n, bool) or not isinstance(n, int | np.integer) for n in several):
+        raise ValueError(
+            f"{WORDS[role]}={given!r}, but the positions of arguments are integers: "
+            f"{WORDS[role]}=0, or {WORDS[role]}=(0, 1)"
+        )
+    return sorted({int(n) for n in several})
+
+
 def _check_position(traced: Traced, role: str, position: int, taken: Mapping[int, str]) -> None:
-    word = {"weight": "params", "state": "states", "cache": "caches"}[role]
+    word = WORDS[role]
     if not 0 <= position < traced.positional:
         raise ValueError(
             f"{word}={position}, but the function got {traced.positional} positional arguments; "
@@ -126,14 +141,14 @@ def _check_position(traced: Traced, role: str, position: int, taken: Mapping[int
 
 
 def operation_flows(
-    eqn: JaxprEqn, inputs: Sequence[Flow], transposed: bool, origins: Iterator[int]
+    eqn: JaxprEqn, inputs: Sequence[Flow], transposed: bool, begins: bool, origins: Iterator[int]
 ) -> list[Flow]:
     """The flows of the results of an operation that holds no other program.
 
     Args:
         eqn, inputs: the operation, and the flows of its operands.
-        transposed: whether the operation is part of a backward pass, where what depends on
-            nothing, or on gradients, is a gradient.
+        transposed: whether the operation is part of a backward pass.
+        begins: whether there was no gradient before it.
         origins: for values that are new.
     """
     name, role = eqn.primitive.name, joined(inputs)
@@ -143,6 +158,23 @@ def operation_flows(
         return [inputs[0]]
     if name == "optimization_barrier":
         return list(inputs)
-    if transposed and role == "constant" and class_of(name) != "logic":
+    if transposed and class_of(name) != "logic" and _is_seeded(eqn, inputs, begins):
         role = "gradient"
     return [Flow(role, origin=next(origins)) for _ in eqn.outvars]
+
+
+def _is_seeded(eqn: JaxprEqn, inputs: Sequence[Flow], begins: bool) -> bool:
+    """Whether an operation of a backward pass has the seed of the gradients as an operand.
+
+    The seed depends on nothing, as the 1 of ``jax.grad`` does, or is the caller's own: then the
+    first operation on two values has it.
+    """
+    roles = [flow.role for flow in inputs]
+    if "gradient" in roles:
+        return True
+    literals = [getattr(atom, "val", None) for atom in eqn.invars]
+    is_seed = [
+        role == "constant" and (value is None or np.all(np.asarray(value) == 1))
+        for role, value in zip(roles, literals, strict=True)
+    ]
+    return set(roles) <= {"constant"} or any(is_seed) or (begins and len(roles) > 1)

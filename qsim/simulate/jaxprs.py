@@ -100,6 +100,10 @@ def join_arguments(arrays: Sequence[Any], rest: Rest) -> tuple[tuple, dict]:
 
 def trace(fn: Callable, args: tuple, kwargs: dict) -> Traced:
     """``fn`` traced at its array arguments; Python scalars, strings and None stay as they are."""
+    if not callable(fn):
+        raise TypeError(
+            f"expected a function, got {type(fn).__name__}: pass model.apply, or a loss"
+        )
     arrays, rest = split_arguments(args, kwargs)
 
     def flat(*arrays):
@@ -166,14 +170,14 @@ def strip_transformations(name: str) -> str:
     return "/".join(part for part in name.split("/") if part not in ("", "checkpoint", RECOMPUTED))
 
 
-def place(eqn: JaxprEqn) -> str:
-    """Where in the user's program an equation stands, as ``file:line``, for messages."""
+def place(eqn: JaxprEqn) -> str | None:
+    """Where in the user's program an equation stands, as ``file:line``, if that is known."""
     traceback = eqn.source_info.traceback
     for frame in traceback.frames if traceback else []:
         path = Path(frame.file_name)
         if not any(path.is_relative_to(folder) for folder in _libraries()):
             return f"{path.name}:{frame.line_num}"
-    return "an unknown place"
+    return None
 
 
 @cache

@@ -54,13 +54,14 @@ def make_plan(policy: Policy, program: Program) -> Plan:
     choices: dict[int, Choice] = {}
     touched: set[int] = set()
 
-    def visit(nodes: Sequence[Node]) -> bool:
+    def visit(nodes: Sequence[Node], within: str | None = None) -> bool:
         found = False
         for node in nodes:
-            choice = _choice(policy, node)
+            here = place(node.eqn) or within
+            choice = _choice(policy, node, here or "an unknown place")
             if choice is not None:
                 choices[id(node)] = choice
-            inside = [visit(inner.nodes) for inner in node.inner]
+            inside = [visit(inner.nodes, here) for inner in node.inner]
             if choice is not None or any(inside):
                 touched.add(id(node))
                 found = True
@@ -73,9 +74,9 @@ def make_plan(policy: Policy, program: Program) -> Plan:
     return Plan(choices, frozenset(touched), gives)
 
 
-def _choice(policy: Policy, node: Node) -> Choice | None:
-    """The rules for an operation; None if there is none that rounds."""
-    _refuse_hidden(policy, node)
+def _choice(policy: Policy, node: Node, where: str) -> Choice | None:
+    """The rules for an operation, which stands somewhere; None if there is none that rounds."""
+    _refuse_hidden(policy, node, where)
     operands: list[int | None] = [None] * len(node.eqn.invars)
     result = None
     for number, slot in slots(node):
@@ -84,7 +85,7 @@ def _choice(policy: Policy, node: Node) -> Choice | None:
             continue
         if slot.dtype.startswith("complex"):
             raise NotImplementedError(
-                f"{node.name} at {place(node.eqn)} has {slot.dtype} numbers, which qsim cannot "
+                f"{node.name} at {where} has {slot.dtype} numbers, which qsim cannot "
                 f"round; write it with real and imaginary parts, or begin with {node.name}=none"
             )
         if number is None:
@@ -96,7 +97,7 @@ def _choice(policy: Policy, node: Node) -> Choice | None:
     return Choice(tuple(operands), result)
 
 
-def _refuse_hidden(policy: Policy, node: Node) -> None:
+def _refuse_hidden(policy: Policy, node: Node, where: str) -> None:
     """Operations that hide numbers from a policy must be named by it."""
     if node.kind not in ("opaque", "unknown"):
         return
@@ -104,10 +105,10 @@ def _refuse_hidden(policy: Policy, node: Node) -> None:
         return
     if node.kind == "unknown":
         raise NotImplementedError(
-            f"{node.name} at {place(node.eqn)} is a primitive that qsim does not know: say what "
+            f"{node.name} at {where} is a primitive that qsim does not know: say what "
             f"it is with qsim.register({node.name!r}, 'function')"
         )
     raise NotImplementedError(
-        f"{node.name} at {place(node.eqn)} hides what it computes from qsim: write it with other "
+        f"{node.name} at {where} hides what it computes from qsim: write it with other "
         f"operations, or begin the policy with {node.name}=none to leave it as it is"
     )

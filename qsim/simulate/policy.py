@@ -211,6 +211,11 @@ def policy(
 def _precision(fmt: Given, modes: Mapping[str, str]) -> Precision | Quantizer:
     if isinstance(fmt, Grid):
         return Quantizer(grid=fmt, **modes)
+    if isinstance(fmt, str) and (fmt.strip() == "none" or set(fmt.strip()) & set(" |")):
+        raise ValueError(
+            f"{shown(fmt)} is no format alone; modes, layers and 'none' are said in the text form: "
+            f"qsim.policy('weights={fmt}')"
+        )
     return Precision(formats=(format_of(fmt),), **modes)
 
 
@@ -264,7 +269,7 @@ def as_policy(what: "Policy | str | Format | Grid | None") -> Policy:
             return what
         case None:
             return Policy()
-        case str() if len(listed(what, "=")) > 1 and not _is_format(what):
+        case str() if not what.strip() or (len(listed(what, "=")) > 1 and not _is_format(what)):
             return policy(what)
         case str() | Format() | Grid():
             return policy(operands=what)

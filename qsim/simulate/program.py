@@ -14,7 +14,16 @@ from qsim.simulate.jaxprs import ClosedJaxpr, JaxprEqn, Literal, Traced, scope, 
 from qsim.simulate.primitives import class_of
 from qsim.simulate.regions import Region, regions
 
-__all__ = ["DIRECTIONS", "Inner", "Node", "Program", "annotate", "join_scopes", "program"]
+__all__ = [
+    "DIRECTIONS",
+    "Inner",
+    "Node",
+    "Program",
+    "annotate",
+    "is_over_layers",
+    "join_scopes",
+    "program",
+]
 
 UPDATED = ("weight", "state", "cache")
 DIRECTIONS = ("forward", "backward", "input_gradient", "weight_gradient", "update")
@@ -127,10 +136,12 @@ class _Use:
 
 @dataclass
 class _Book:
-    """What has been seen on the way: products of the forward pass, and counts for numbers."""
+    """What has been seen on the way: products of the forward pass, gradients, and counts."""
 
     uses: dict[int | None, list[_Use]] = field(default_factory=dict)
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
+    has_gradients: bool = False
+    seeds: set[int] = field(default_factory=set)
     origins: Iterator[int] = field(default_factory=lambda: itertools.count(-1, -1))
 
     def number(self, path: str, primitive: str) -> int:
@@ -138,6 +149,20 @@ class _Book:
         count = self.counts.get((path, primitive), 0)
         self.counts[path, primitive] = count + 1
         return count
+
+    def with_seeds(self, kind: str, inputs: list[Flow]) -> list[Flow]:
+        """The operands of an operation in a backward pass, seeds being gradients.
+
+        Without a gradient before, the operand of a product that no product of the forward pass has
+        is the seed that a caller of ``jax.vjp`` gave.
+        """
+        roles = [flow.role for flow in inputs[:2]]
+        if kind == "contraction" and not self.has_gradients and "gradient" not in roles:
+            new = [flow.origin for flow in inputs[:2] if flow.origin not in {None, *self.uses}]
+            self.seeds.update(new if len(new) == 1 else ())
+        return [
+            replace(flow, role="gradient") if flow.origin in self.seeds else flow for flow in inputs
+        ]
 
     def enter(self, eqn: JaxprEqn, inputs: Sequence[Flow], scope: str, path: str) -> None:
         """Notes a product of the forward pass."""
@@ -190,6 +215,8 @@ def _node(eqn: JaxprEqn, inputs: list[Flow], where: _Where, book: _Book) -> tupl
     transposed = (where.transposed or marks.transposed) and not marks.recomputed
     here = replace(where, scope=join_scopes(where.scope, scope(eqn)), transposed=transposed)
     kind, held = class_of(eqn.primitive.name), regions(eqn)
+    if transposed:
+        inputs = book.with_seeds(kind, inputs)
     direction, path = _direction(eqn, kind, inputs, here, book)
     if kind == "contraction" and not transposed:
         book.enter(eqn, inputs, here.scope, path)
@@ -197,7 +224,9 @@ def _node(eqn: JaxprEqn, inputs: list[Flow], where: _Where, book: _Book) -> tupl
     if held:
         inner, outputs = _enter(eqn, held, inputs, here, book)
     else:
-        inner, outputs = (), operation_flows(eqn, inputs, transposed, book.origins)
+        begins = not book.has_gradients
+        inner, outputs = (), operation_flows(eqn, inputs, transposed, begins, book.origins)
+        book.has_gradients |= any(flow.role == "gradient" for flow in outputs)
     node = Node(
         eqn, here.scope, path, kind, direction, tuple(inputs), here.repeats, number, tuple(inner)
     )
@@ -269,6 +298,24 @@ def _settled(region: Region, inputs: Sequence[Flow], where: _Where) -> list[Flow
             break
         flows = merged
     return flows
+
+
+def is_over_layers(node: Node) -> bool:
+    """Whether an operation is a scan over layers: over weights, or with no scan inside that is.
+
+    A loop over batches, or over time, may be as long as a model is deep.
+    """
+    scanned = [node.inputs[n].role for inner in node.inner for n in inner.region.scanned]
+    if "weight" in scanned:
+        return True
+    lengths = {inner.region.repeats for inner in node.inner}
+    inside = [other for inner in node.inner for other in _all(inner.nodes)]
+    return not any(
+        inner.region.repeats in lengths and is_over_layers(other)
+        for other in inside
+        if other.name == "scan"
+        for inner in other.inner
+    )
 
 
 def join_scopes(*scopes: str) -> str:

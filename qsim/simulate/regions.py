@@ -30,6 +30,7 @@ class Region:
         outputs: for each of its outputs, the index of the equation's output, or None.
         feedback: pairs (output, input) of the inner jaxpr: what loops carry.
         repeats: how often one run of the equation runs it (1 where that is unknown).
+        scanned: the indices of the equation's inputs of which each run gets a slice.
     """
 
     jaxpr: ClosedJaxpr
@@ -37,6 +38,7 @@ class Region:
     outputs: tuple[int | None, ...]
     feedback: tuple[tuple[int, int], ...] = ()
     repeats: int = 1
+    scanned: tuple[int, ...] = ()
 
 
 CALLS = ("jit", "closed_call", "remat2")
@@ -53,7 +55,7 @@ def regions(eqn: JaxprEqn) -> list[Region]:
     if name == "scan":
         body, consts, carry = params["jaxpr"], params["num_consts"], params["num_carry"]
         feedback = tuple((index, consts + index) for index in range(carry))
-        return [Region(body, inputs, outputs, feedback, params["length"])]
+        return [Region(body, inputs, outputs, feedback, params["length"], inputs[consts + carry :])]
     if name == "while":
         first, second = params["cond_nconsts"], params["body_nconsts"]
         carry = inputs[first + second :]
@@ -114,6 +116,8 @@ def rebuild(
 
     if name == "remat2":
         options = {"policy": eqn.params["policy"], "prevent_cse": eqn.params["prevent_cse"]}
+        if eqn.params["differentiated"] and options["prevent_cse"]:
+            values = lax.optimization_barrier(values)  # what is computed again is not shared
         return jax.checkpoint(called, **options)(*values)
     return called(*values)  # what was compiled on its own becomes part of its surroundings
 

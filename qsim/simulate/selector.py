@@ -18,6 +18,7 @@ one are those of every operation. ``weights`` includes what depends on no argume
 includes what is read from caches.
 """
 
+import difflib
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -47,6 +48,7 @@ PARTS: dict[str, dict[str, str | None]] = {
 INCLUDED = {"weight": ("weight", "constant"), "activation": ("activation", "cache")}
 BACKWARD = ("backward", "input_gradient", "weight_gradient")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+WORDS = (*ROLE_WORDS, *PARTS, *DIRECTIONS, *ROUNDED)
 MAX_PATH = 500  # letters
 
 
@@ -155,6 +157,13 @@ def _meaning(word: str) -> dict[str, str | None]:
         return {"direction": word}
     if word.endswith(":") and word[:-1] in DTYPES:
         return {"dtype": word[:-1]}
+    if word == "path:":
+        raise ValueError("a path pattern is empty: write path:PATTERN, or leave it out")
+    if word.isalpha() and (near := difflib.get_close_matches(word.lower(), WORDS, n=1, cutoff=0.8)):
+        raise ValueError(
+            f"no word {word!r} for what a rule addresses; did you mean {near[0]!r}? A path of that "
+            f"name is written path:{word}"
+        )
     return {"path": word.removeprefix("path:")}
 
 
@@ -164,5 +173,5 @@ def _compiled(path: str) -> re.Pattern:
         raise ValueError(f"a path pattern has at most {MAX_PATH} letters, this one {len(path)}")
     try:
         return re.compile(path)
-    except re.error as error:
+    except (re.error, OverflowError) as error:
         raise ValueError(f"path pattern {shown(path)} is no regular expression: {error}") from None

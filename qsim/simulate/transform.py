@@ -7,7 +7,7 @@ derivative rules, names and compilation stay what they were.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial, reduce, wraps
+from functools import partial, wraps
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from qsim.simulate.flow import roles_of
 from qsim.simulate.jaxprs import ClosedJaxpr, JaxprEqn, Literal, alone, bind, varying_axes
 from qsim.simulate.plan import Choice, Plan, make_plan
 from qsim.simulate.policy import Policy, as_policy, site_key
-from qsim.simulate.program import Node, program
+from qsim.simulate.program import Node, is_over_layers, program
 from qsim.simulate.quantizer import Quantizer
 from qsim.simulate.regions import rebuild
 
@@ -96,7 +96,7 @@ def simulate(
         if any(rule is not None for rule in plan.stored):
             arrays = _stored(chosen, plan, annotated.flows, arrays, key)
         results = _evaluate(_Context(chosen, key, plan), traced.jaxpr, annotated.nodes, arrays)
-        return jax.tree.unflatten(traced.out_tree, results)
+        return jax.tree.unflatten(traced.out_tree, list(map(jnp.asarray, results)))
 
     return simulated
 
@@ -146,7 +146,8 @@ def _equation(context: _Context, node: Node, values: list) -> list:
         policy, key = state
         if step is not None:
             key = None if key is None else fold_in(key, step)
-            policy = policy.layer(step, node.inner[number].region.repeats)
+            if is_over_layers(node):
+                policy = policy.layer(step, node.inner[number].region.repeats)
         inside = _Context(policy, key, context.plan)
         region = node.inner[number]
         return _evaluate(inside, region.region.jaxpr, region.nodes, inputs)
@@ -173,6 +174,10 @@ def _operation(context: _Context, choice: Choice, node: Node, values: list) -> l
             context.rounded[same] = value, rounded(rule, value, n, along)
         return context.rounded[same][1]
 
+    values = [
+        jnp.asarray(value, atom.aval.dtype) if isinstance(atom, Literal) else value
+        for value, atom in zip(values, eqn.invars, strict=True)
+    ]
     operands = [
         value if rule is None else once(rule, value, n)
         for n, (rule, value) in enumerate(zip(choice.operands, values, strict=True))
@@ -237,11 +242,19 @@ def _stored(policy: Policy, plan: Plan, flows, arrays: list, key: Key | None) ->
 def _contracted(eqn: JaxprEqn, operands: list[Any]) -> list:
     """A contraction in at least float32, at the highest precision of the back end."""
     floating = [x for x in operands if jnp.issubdtype(x.dtype, jnp.floating)]
+    operands = lax.optimization_barrier(operands)  # or a transposition becomes part of the product
     if eqn.primitive.name == "scaled_dot" or len(floating) < 2:
         return bind(eqn, operands)
-    widest = reduce(jnp.promote_types, [x.dtype for x in floating[:2]])
-    operands = [x.astype(widest) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in operands]
-    changed: dict[str, Any] = {"preferred_element_type": jnp.promote_types(widest, jnp.float32)}
+    kinds = {x.dtype for x in floating}
+    widest = _wide({*kinds, eqn.outvars[0].aval.dtype})
+    if len(kinds) > 1 or jnp.finfo(floating[0].dtype).bits < 16:
+        operands = [*(x.astype(_wide(kinds)) for x in operands[:2]), *operands[2:]]
+    changed: dict[str, Any] = {"preferred_element_type": widest}
     if eqn.params.get("precision") in (None, (lax.Precision.DEFAULT, lax.Precision.DEFAULT)):
         changed["precision"] = (lax.Precision.HIGHEST, lax.Precision.HIGHEST)
     return bind(eqn, operands, **changed)
+
+
+def _wide(dtypes: set) -> Any:
+    """float64, if it is among some dtypes, else float32."""
+    return jnp.dtype("float64" if jnp.dtype("float64") in dtypes else "float32")

@@ -8,7 +8,7 @@ time under ``vmap``. One at a time is the default on CPUs, where more would leav
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from qsim.numbers.random_bits import Key
+from qsim.numbers.records import shown
 from qsim.simulate.jaxprs import join_arguments, split_arguments
 from qsim.simulate.policy import Policy, as_policy
 from qsim.simulate.quantizer import Quantizer
@@ -129,8 +130,7 @@ def stream_of(
         make: gives the function of a policy, whose grids are traced.
         policies, batch, devices, chunk: as for ``stream``.
     """
-    if chunk < 1:
-        raise ValueError(f"chunk is {chunk}, but it must be at least 1")
+    _require_positive("chunk", chunk)
     plan = _plan(make, policies, batch, devices)
 
     def streamed(*args, **kwargs):
@@ -225,8 +225,9 @@ def _plan(make: Callable, policies: Sequence[Any], batch, devices) -> list[_Grou
         raise TypeError(f"policies must be a sequence of policies or formats, got {policies!r}")
     if not policies:
         raise ValueError("a sweep needs at least one policy")
-    if batch is not None and batch < 1:
-        raise ValueError(f"batch is {batch}, but it must be at least 1")
+    if batch is not None:
+        _require_positive("batch", batch)
+    _require_devices(devices)
     chosen = [as_policy(policy).lower() for policy in policies]
     groups: dict[Any, list[int]] = {}
     for place, policy in enumerate(chosen):
@@ -237,6 +238,21 @@ def _plan(make: Callable, policies: Sequence[Any], batch, devices) -> list[_Grou
         _Group(places, [chosen[place] for place in places], make, batch, devices)
         for places in groups.values()
     ]
+
+
+def _require_positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is {shown(value)}, but it must be an integer such as 4")
+    if value < 1:
+        raise ValueError(f"{name} is {value}, but it must be at least 1")
+
+
+def _require_devices(devices: object) -> None:
+    if devices is None:
+        return
+    listed = list(devices) if isinstance(devices, Iterable) and not isinstance(devices, str) else []
+    if not listed or not all(isinstance(device, jax.Device) for device in listed):
+        raise TypeError(f"devices is a list such as jax.devices()[:1], got {shown(devices)}")
 
 
 def _quantizers(policy: Policy) -> list[Quantizer]:
@@ -268,7 +284,15 @@ def _run(make, unpack, batch: int, devices, rest, leaves: Table, arrays) -> Any:
         share = jax.shard_map(
             share, mesh=mesh, in_specs=(split, whole), out_specs=split, check_vma=False
         )
-    return share(leaves, arrays)
+    try:
+        return share(leaves, arrays)
+    except ValueError as error:
+        if len(devices) > 1 and "context mesh" in str(error):
+            raise ValueError(
+                "a function that has a shard_map of its own takes the devices that a sweep shares "
+                "policies out over: give the sweep one, devices=jax.devices()[:1]"
+            ) from error
+        raise
 
 
 def _map(one: Callable, leaves: Table, count: int, batch: int) -> Any:
