@@ -40,7 +40,7 @@ HELD = [
     name
     for name, entry in scalars().items()
     if not isinstance(entry.format, Codebook)
-    and room._spare_bits(entry.format, CARRIERS["float32"]) > 1
+    and room.spare_bits(entry.format, CARRIERS["float32"]) > 1
 ]
 NARROW = [name for name in HELD if parse(name).bits <= 6]
 BYTES = [name for name in HELD if 6 < parse(name).bits <= 8]
@@ -550,7 +550,7 @@ def test_room_is_the_same_found_by_precision_and_by_gaps(spec):
     with unchecked():
         finite = sorted({Fraction(v) for v in values(spec) if math.isfinite(v)})
         by_gaps = min(room._spare_within(fmt, *p, carrier) for p in itertools.pairwise(finite))
-    assert by_gaps == room._spare_bits(fmt, carrier)
+    assert by_gaps == room.spare_bits(fmt, carrier)
 
 
 def test_wrapping_is_refused():

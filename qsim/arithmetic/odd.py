@@ -24,7 +24,17 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 from qsim.numbers.grid import CARRIERS, Carrier
 from qsim.numbers.significands import normalised
 
-__all__ = ["Operand", "difference", "fused", "operand", "product", "quotient", "root", "total"]
+__all__ = [
+    "Operand",
+    "assembled",
+    "difference",
+    "fused",
+    "operand",
+    "product",
+    "quotient",
+    "root",
+    "total",
+]
 
 ZERO = -(1 << 14)  # the exponent of zero, below that of every product
 
@@ -75,13 +85,14 @@ def operand(x: Values) -> Operand:
 # --- the operations -------------------------------------------------------------------------
 
 
-def total(a: Operand, b: Operand, *, down: bool, huge: str) -> Values:
+def total(a: Operand, b: Operand, *, down: bool, huge: str, to: str = "odd") -> Values:
     """``a + b`` rounded to odd.
 
     Args:
         a, b: operands of one shape and carrier.
         down: whether an exact zero that is the sum of numbers of unlike signs is minus zero, as
             it is when rounding down.
+        to: ``"odd"``; or ``"nearest"`` even or ``"zero"``, for numbers of the carrier itself.
         huge: what stands for a finite result beyond the carrier's range: ``"largest"``, the
             carrier's largest number, or ``"infinity"``.
     """
@@ -99,12 +110,13 @@ def total(a: Operand, b: Operand, *, down: bool, huge: str) -> Values:
     significand = jnp.where(like, large + small, large - small)
     negative = jnp.where(swap, b.negative, a.negative)
     negative = jnp.where(significand == 0, jnp.where(like, a.negative, down), negative)
-    return _assembled(
+    return assembled(
         jnp.where(a.infinite | b.infinite, jnp.where(a.infinite, a.negative, b.negative), negative),
         exponent + 1,
         significand,
         carrier,
         huge,
+        to=to,
         infinite=a.infinite | b.infinite,
         invalid=a.nan | b.nan | (a.infinite & b.infinite & ~like),
     )
@@ -115,24 +127,25 @@ def difference(a: Operand, b: Operand, *, down: bool, huge: str) -> Values:
     return total(a, b._replace(negative=~b.negative), down=down, huge=huge)
 
 
-def product(a: Operand, b: Operand, *, down: bool, huge: str) -> Values:
+def product(a: Operand, b: Operand, *, down: bool, huge: str, to: str = "odd") -> Values:
     """``a * b`` rounded to odd; arguments as for ``total``."""
     carrier = a.carrier
     high, low = _multiplied(a.significand, b.significand, carrier)
     # two words hold the product with its leading bit at the last or last but one place
     significand = _jammed(high << 1 | low >> (carrier.bits - 1), low << 1)
-    return _assembled(
+    return assembled(
         a.negative ^ b.negative,
         a.exponent + b.exponent + 1,
         significand,
         carrier,
         huge,
+        to=to,
         infinite=a.infinite | b.infinite,
         invalid=a.nan | b.nan | (a.infinite & b.zero) | (a.zero & b.infinite),
     )
 
 
-def fused(a: Operand, b: Operand, c: Operand, *, down: bool, huge: str) -> Values:
+def fused(a: Operand, b: Operand, c: Operand, *, down: bool, huge: str, to: str = "odd") -> Values:
     """``a * b + c`` rounded to odd, the product being exact; arguments as for ``total``."""
     carrier = a.carrier
     product_negative = a.negative ^ b.negative
@@ -149,7 +162,7 @@ def fused(a: Operand, b: Operand, c: Operand, *, down: bool, huge: str) -> Value
     negative = jnp.where(smaller, c.negative, product_negative)
     negative = jnp.where((high | low) == 0, jnp.where(like, c.negative, down), negative)
     up, significand = _long_normalised(high, low, carrier)
-    return _assembled(
+    return assembled(
         jnp.where(
             product_infinite | c.infinite,
             jnp.where(product_infinite, product_negative, c.negative),
@@ -159,6 +172,7 @@ def fused(a: Operand, b: Operand, c: Operand, *, down: bool, huge: str) -> Value
         significand,
         carrier,
         huge,
+        to=to,
         infinite=product_infinite | c.infinite,
         invalid=(a.nan | b.nan | c.nan)
         | (a.infinite & b.zero)
@@ -182,7 +196,7 @@ def quotient(a: Operand, b: Operand, *, down: bool, huge: str) -> Values:
         digit, rest = _division_step(rest << width, divisor)
         found = found << width | digit
     significand = _jammed(found << (carrier.bits - 1 - digits * width), rest)
-    return _assembled(
+    return assembled(
         a.negative ^ b.negative,
         a.exponent - b.exponent,
         jnp.where(b.infinite, 0, significand).astype(carrier.word),
@@ -212,7 +226,7 @@ def root(a: Operand, *, down: bool, huge: str) -> Values:
         fits = rest >= trial
         rest = jnp.where(fits, rest - trial, rest)
         found = found << 1 | fits.astype(carrier.word)
-    return _assembled(
+    return assembled(
         a.negative,
         a.exponent >> 1,
         _jammed(found << (carrier.bits - length), rest),
@@ -235,6 +249,17 @@ def _jammed_shift(word: Words, down: Words) -> Words:
     """``word >> down``, jammed; shifts by the width of the word or more leave nothing."""
     shifted = word >> down
     return _jammed(shifted, word ^ shifted << down)
+
+
+def _nearest_shift(word: Words, down: Words) -> Words:
+    """``word >> down``, rounded to nearest even; more than the width of the word leaves nothing."""
+    shifted, half = word >> down, jnp.ones_like(word) << (down - 1)
+    rest = word ^ shifted << down
+    up = (rest > half) | ((rest == half) & (shifted & 1 == 1))
+    return shifted + (up & (half > 0)).astype(word.dtype)
+
+
+SHIFTS = {"odd": _jammed_shift, "nearest": _nearest_shift, "zero": jnp.right_shift}
 
 
 def _division_step(dividend: Words, divisor: Words) -> tuple[Words, Words]:
@@ -296,7 +321,7 @@ def _long_normalised(high: Words, low: Words, carrier: Carrier) -> tuple[Array, 
 # --- the result -----------------------------------------------------------------------------
 
 
-def _assembled(
+def assembled(
     negative: Array,
     exponent: Array,
     significand: Words,
@@ -305,6 +330,7 @@ def _assembled(
     *,
     infinite: Array,
     invalid: Array,
+    to: str = "odd",
 ) -> Values:
     """The numbers with the given signs, exponents of the words' top bits and jammed words."""
     word, stored = carrier.word.type, carrier.mantissa_bits
@@ -312,7 +338,7 @@ def _assembled(
     exponent = exponent - up.astype(jnp.int32)
     binade = jnp.maximum(exponent, 1 - carrier.bias)
     down = jnp.minimum(binade - exponent, carrier.bits).astype(carrier.word)
-    kept = _jammed_shift(significand << up, down + word(carrier.bits - 1 - stored))
+    kept = SHIFTS[to](significand << up, down + word(carrier.bits - 1 - stored))
     magnitude = kept + ((binade + (carrier.bias - 1)).astype(carrier.word) << stored)
     beyond = carrier.infinity - (huge == "largest")
     magnitude = jnp.where(exponent > carrier.bias, word(beyond), magnitude)

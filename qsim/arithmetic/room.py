@@ -16,7 +16,7 @@ from qsim.numbers.grid import Carrier, Grid, carrier_of
 from qsim.numbers.modes import Rounding
 from qsim.numbers.records import exponent_of, last_place
 
-__all__ = ["require_room"]
+__all__ = ["require_room", "spare_bits"]
 
 MAX_EXPONENT = 1 << 20  # beyond that of any number
 
@@ -41,7 +41,7 @@ def require_room(fmt: Format | Grid, mode: Rounding, carrier: Carrier) -> None:
                 f"are {carrier.name}: lower the format to {carrier.name}"
             )
         return
-    deciding, spare = mode.fraction_bits, _spare_bits(fmt, carrier)
+    deciding, spare = mode.fraction_bits, spare_bits(fmt, carrier)
     if spare > deciding:
         return
     most = mode.random_bits - deciding + spare - 1  # random bits for which there is room
@@ -57,7 +57,7 @@ def require_room(fmt: Format | Grid, mode: Rounding, carrier: Carrier) -> None:
 
 
 @cache
-def _spare_bits(fmt: Format, carrier: Carrier) -> int:
+def spare_bits(fmt: Format, carrier: Carrier) -> int:
     """How many bits the carrier has more than the format, at every one of its gaps."""
     by_width = min(carrier.mantissa_bits + 1 - fmt.precision, fmt.quantum - carrier.quantum)
     if by_width < 2 or isinstance(fmt, Float | Integer):

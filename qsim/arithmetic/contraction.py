@@ -1,0 +1,170 @@
+"""Matrix products with an emulated accumulator.
+
+Source: the definition in ``qsim.arithmetic.exact_sums``, which this equals.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from qsim.arithmetic.accumulation import LOWEST, Accumulation, Steps
+from qsim.arithmetic.accumulator import Accumulator
+from qsim.arithmetic.extents import Extent
+from qsim.arithmetic.orders import summed, zero
+from qsim.numbers.formats import Float as FloatFormat
+from qsim.numbers.formats import Format
+from qsim.numbers.random_bits import Key
+from qsim.numbers.rounding import require_float, widen
+from qsim.numbers.specs import format_of
+
+__all__ = ["accumulated", "matmul"]
+
+AT_ONCE = ("pairwise", "tree")  # orders that have all products of a chunk at once
+TILE = 1 << 17  # elements of a result that are added up together, which a cache holds
+PRODUCTS = 1 << 24  # products that are there together
+
+
+def matmul(
+    a: Float[ArrayLike, "*batch m k"],
+    b: Float[ArrayLike, "*batch k n"],
+    accumulator: str | Accumulator | Accumulation,
+    *,
+    formats: Sequence[str | Format] | None = None,
+    key: Key | None = None,
+) -> Float[Array, "*batch m n"]:
+    """``a @ b``, added up as an accumulator does.
+
+    Args:
+        a, b: arrays as for ``jax.numpy.matmul``, whose elements are taken for exact numbers.
+        accumulator: its text form, see ``qsim.arithmetic.accumulator``, an ``Accumulator``, or its
+            lowering, in which other formats do not compile anew.
+        formats: the formats whose values ``a`` and ``b`` hold, if that is known: products that are
+            exact in floats make it many times faster. Other values give wrong results.
+        key: random key for stochastic rounding.
+
+    The result is float32, or float64 for float64 operands, and has the same bytes eagerly and under
+    ``jit`` and ``vmap``, but for order ``native``. The derivative is that of ``a @ b``.
+
+    Raises:
+        TypeError: for operands that are no floats, or of unlike carriers.
+        ValueError: for what the accumulator cannot be, and what the carrier cannot round once.
+
+    >>> import jax.numpy as jnp
+    >>> ones = jnp.ones((1, 4096))
+    >>> matmul(ones, ones.T, "e5m10").tolist(), matmul(ones, ones.T, "e5m10 chunk64").tolist()
+    ([[2048.0]], [[4096.0]])
+    """
+    a, b = (widen(require_float(x)) for x in (a, b))
+    if a.dtype != b.dtype:
+        raise TypeError(f"operands are {a.dtype} and {b.dtype}: cast both to float64")
+    extents, least = _of_operands(formats, a)
+    if not isinstance(accumulator, Accumulation):
+        if isinstance(accumulator, str):
+            accumulator = Accumulator.parse(accumulator)
+        accumulator = Accumulation.of(accumulator, a.dtype.name)
+    run = partial(accumulated, extents=extents, least=least, key=key)
+    return _as_matrices(lambda a, b: run(a, b, accumulator), a, b)
+
+
+def _of_operands(formats, a: Array) -> tuple[tuple[Extent, Extent], tuple[int, int]]:
+    """The extents of operands, and the exponents of their smallest normal numbers."""
+    if formats is None:
+        extent = Extent.of_dtype(a.dtype.name)
+        return (extent, extent), (LOWEST, LOWEST)
+    if isinstance(formats, str) or len(formats) != 2:
+        raise ValueError(f"formats are those of a and of b, two of them, got {formats!r}")
+    first, second = map(format_of, formats)
+    least = [fmt.emin if isinstance(fmt, FloatFormat) else LOWEST for fmt in (first, second)]
+    return (Extent.of(first), Extent.of(second)), (least[0], least[1])
+
+
+def _as_matrices(run, a: Array, b: Array) -> Array:
+    """``run`` on operands of three axes, where vectors and batches are as in ``jnp.matmul``."""
+    out = jax.eval_shape(jnp.matmul, a, b)
+    rows = a[None] if a.ndim == 1 else a
+    columns = b[:, None] if b.ndim == 1 else b
+    batch = jnp.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
+    rows, columns = (
+        jnp.broadcast_to(x, (*batch, *x.shape[-2:])).reshape(math.prod(batch), *x.shape[-2:])
+        for x in (rows, columns)
+    )
+    return run(rows, columns).reshape(out.shape)
+
+
+@partial(jax.jit, static_argnames=("extents",))
+def accumulated(
+    a: Float[Array, "batch m k"],
+    b: Float[Array, "batch k n"],
+    how: Accumulation,
+    *,
+    extents: tuple[Extent, Extent],
+    least: tuple[Array | int, Array | int] = (LOWEST, LOWEST),
+    key: Key | None = None,
+) -> Float[Array, "batch m n"]:
+    """``a @ b`` for operands in the carrier, added up as an accumulation does.
+
+    Args:
+        a, b: batches of matrices.
+        how: the accumulation.
+        extents: of the values of ``a`` and ``b``.
+        least: the exponents of the smallest normal numbers of their formats.
+        key: for stochastic rounding.
+    """
+    return _straight_through(extents, a, b, how, least, key)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _straight_through(extents, a, b, how: Accumulation, least, key):
+    steps = Steps(how, extents[0] * extents[1], key, least)
+    left = jnp.moveaxis(a, 2, 0)[..., None]  # [k, batch, m, 1]
+    right = jnp.moveaxis(b, 1, 0)[:, :, None]  # [k, batch, 1, n]
+    return _by_tiles(partial(_chunked, steps), left, right, steps)
+
+
+@_straight_through.defjvp
+def _jvp(extents, primals, tangents):
+    a, b, how, least, key = primals
+    real = partial(jnp.matmul, precision="highest")
+    tangent = jax.jvp(real, (a, b), tangents[:2])[1]
+    return _straight_through(extents, a, b, how, least, key), tangent
+
+
+def _by_tiles(run, left: Array, right: Array, steps: Steps) -> Array:
+    """``run`` on some rows at a time, so that their sums stay in a cache."""
+    count, batch, rows, _ = left.shape
+    together = steps.how.chunk or count if steps.how.order in AT_ONCE else 1
+    limit = min(TILE, PRODUCTS // max(together, 1)) // max(batch * right.shape[-1], 1)
+    size = next((n for n in range(min(rows, max(limit, 1)), 0, -1) if rows % n == 0), 1)
+    if size >= rows or steps.key is not None or steps.how.order == "native":
+        return run(left, right)
+    tiles = left.reshape(count, batch, rows // size, size, 1)
+    found = lax.map(lambda tile: run(tile, right), jnp.moveaxis(tiles, 2, 0))
+    return jnp.moveaxis(found, 0, 1).reshape(batch, rows, -1)
+
+
+def _chunked(steps: Steps, left: Array, right: Array) -> Array:
+    """Sums of products, those of chunks added up in the outer accumulator."""
+    size, outer = steps.how.chunk, steps.how.outer
+    if outer is None:
+        return summed(steps, left, right)
+    count = left.shape[0]
+    total = zero(left, right)
+    whole = count // size * size
+
+    def step(total, chunk):
+        number, x, y = chunk
+        return steps.outer(total, summed(steps.folded(number), x, y)), None
+
+    cut = lambda x: x[:whole].reshape(-1, size, *x.shape[1:])  # noqa: E731
+    numbers = jnp.arange(whole // size, dtype=jnp.uint32)
+    total, _ = lax.scan(step, total, (numbers, cut(left), cut(right)))
+    if whole < count:
+        rest = summed(steps.folded(len(numbers)), left[whole:], right[whole:])
+        total = steps.outer(total, rest)
+    return total

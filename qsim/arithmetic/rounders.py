@@ -1,0 +1,170 @@
+"""Roundings inside contractions, of which there are as many as products: in few instructions.
+
+A ``Rounder`` is a grid with its modes. Where no number is subnormal in the carrier, and the format
+is a float with all its codes, rounding to nearest even is an integer addition for normal values and
+a float addition of ``2**(quantum + mantissa_bits)`` for subnormal ones; else it is the grid's.
+
+``jammed`` turns a sum that the carrier rounded to nearest into the sum rounded to odd, which can be
+rounded again without harm (see ``qsim.arithmetic.odd``), with float operations.
+
+Sources: D. E. Knuth, The Art of Computer Programming 2, 4.2.2 (the error of a sum); S. Boldo and
+G. Melquiond, IEEE Trans. Computers 57(4), 2008 (rounding to odd).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from qsim.arithmetic.extents import Extent
+from qsim.arithmetic.room import spare_bits
+from qsim.numbers.binades import BinadeGrid
+from qsim.numbers.formats import Float, Format
+from qsim.numbers.grid import Carrier, Grid, carrier_of, lower, word
+from qsim.numbers.modes import Rounding
+
+__all__ = ["Rounder", "jammed"]
+
+LEAN = ("saturate", "ieee")
+
+
+def _static(default: Any):
+    return field(default=default, metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Rounder:
+    """A grid, a mode and an overflow policy.
+
+    Attributes:
+        grid: its arrays are the only leaves.
+        rounding, overflow: as for ``qsim.quantize``.
+        extent: of the format's values.
+        spare: bits that the carrier has more than the format, at each of its gaps.
+        plain: whether the format is a float that uses all its codes, rounded to nearest even.
+        is_carrier: whether the format is the carrier itself.
+    """
+
+    grid: Grid
+    rounding: str = _static("ties_to_even")
+    overflow: str = _static("ieee")
+    extent: Extent = field(metadata={"static": True})
+    spare: int = _static(0)
+    plain: bool = _static(False)
+    is_carrier: bool = _static(False)
+
+    @classmethod
+    def of(cls, fmt: Format, rounding: str, overflow: str, carrier: Carrier) -> "Rounder":
+        """That of a format in a carrier.
+
+        Raises:
+            ValueError: if the carrier cannot hold the format.
+        """
+        grid, extent = lower(fmt, carrier.name), Extent.of(fmt)
+        plain = (
+            isinstance(fmt, Float)
+            and isinstance(grid, BinadeGrid)
+            and fmt.mantissa_bits > 0
+            and fmt.signed
+            and fmt.has_negative_zero
+            and fmt.subnormals == "gradual"
+            and abs(fmt.quantum + carrier.mantissa_bits) < carrier.bias
+            and rounding == "ties_to_even"
+            and overflow in LEAN
+        )
+        return cls(
+            grid=grid,
+            rounding=rounding,
+            overflow=overflow,
+            extent=extent,
+            spare=spare_bits(fmt, carrier),
+            plain=plain,
+            is_carrier=extent == Extent.of_dtype(carrier.name),
+        )
+
+    @property
+    def mode(self) -> Rounding:
+        """The rounding mode."""
+        return Rounding.parse(self.rounding)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether what is rounded to odd in the carrier can be rounded to the format."""
+        return self.spare > self.mode.fraction_bits
+
+    @property
+    def huge(self) -> str:
+        """What stands for finite results beyond the carrier's range, as in ``odd``."""
+        certain = self.mode.is_stochastic and self.overflow in ("ieee", "p3109")
+        nearest = self.is_carrier and self.mode.mode == "ties_to_even"
+        return "infinity" if certain or nearest else "largest"
+
+    def __call__(self, x: Array, random: Array | None = None, *, normal: bool = False) -> Array:
+        """``x`` rounded.
+
+        Args:
+            x: numbers of the grid's carrier.
+            random: random words for stochastic rounding.
+            normal: whether none of them is subnormal in the carrier.
+        """
+        if self.plain and normal:
+            return _lean(x, self.grid, self.overflow)
+        return self.grid.round(x, mode=self.mode, policy=self.overflow, random=random)
+
+
+def _lean(x: Array, grid: Grid, policy: str) -> Array:
+    """Rounding to nearest even on a grid of a float with all its codes, of no subnormal numbers."""
+    carrier, grid = carrier_of(grid), jax.tree.map(jnp.asarray, grid)
+    one, infinity = word(1, carrier), word(carrier.infinity, carrier)
+    bits = lax.bitcast_convert_type(x, carrier.word)
+    magnitude = bits & word(carrier.sign - 1, carrier)
+    shift = grid.dropped.astype(carrier.word)
+    below = (one << shift) - one
+    odd = (magnitude >> shift) & jnp.minimum(below, one)
+    rounded = (magnitude + odd + (below >> 1)) & ~below
+    unit = grid.quantum + carrier.mantissa_bits
+    magic = _power(unit, carrier)
+    small = lax.bitcast_convert_type(magnitude, x.dtype)
+    gradual = lax.bitcast_convert_type((small + magic) - magic, carrier.word)
+    normal = lax.bitcast_convert_type(_power(unit - grid.dropped, carrier), carrier.word)
+    rounded = jnp.where(magnitude < normal, gradual, rounded)
+    edge = grid.overflow if policy == "ieee" else grid.largest
+    rounded = jnp.where(rounded > grid.largest, edge, rounded)
+    rounded = rounded | (bits & word(carrier.sign, carrier))
+    result = jnp.where(magnitude > infinity, word(carrier.nan, carrier), rounded)
+    return lax.bitcast_convert_type(result, x.dtype)
+
+
+def _power(exponent: Array, carrier: Carrier) -> Array:
+    """Two to a power that is normal in the carrier."""
+    field = (exponent + carrier.bias).astype(carrier.word) << carrier.mantissa_bits
+    return lax.bitcast_convert_type(field, jnp.dtype(carrier.name))
+
+
+def jammed(a: Array, b: Array, carrier: Carrier, *, huge: str | None) -> Array:
+    """``a + b`` rounded to odd, where neither they nor the error of their sum is subnormal.
+
+    Args:
+        a, b: numbers of the carrier.
+        carrier: their carrier.
+        huge: as in ``odd``, what stands for finite sums beyond its range; None if there are none.
+    """
+    total = a + b
+    of_b = total - a
+    error = (a - (total - of_b)) + (b - of_b)
+    bits = lax.bitcast_convert_type(total, carrier.word)
+    apart = bits ^ lax.bitcast_convert_type(error, carrier.word)
+    signed = jnp.dtype(f"int{carrier.bits}")
+    step = (lax.bitcast_convert_type(apart, signed) >> (carrier.bits - 1)) | 1
+    even = (bits & word(1, carrier)) == 0
+    finite = (bits & word(carrier.sign - 1, carrier)) < word(carrier.infinity, carrier)
+    moved = bits + lax.bitcast_convert_type(step, carrier.word)
+    result = jnp.where((error != 0) & even & finite, moved, bits)
+    if huge == "largest":
+        beyond = ~finite & jnp.isfinite(a) & jnp.isfinite(b)
+        result = jnp.where(beyond, bits - word(1, carrier), result)
+    return lax.bitcast_convert_type(result, total.dtype)

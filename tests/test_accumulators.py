@@ -1,0 +1,113 @@
+"""Accumulators equal their exact definition, in every order."""
+
+import itertools
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import qsim
+from qsim.arithmetic import matmul
+from qsim.arithmetic.accumulator import PROFILES, Accumulator
+from qsim.arithmetic.exact_sums import exact_dot
+from qsim.numbers.exact import values
+from tests.bytewise import same
+
+SIZES = (0, 1, 2, 3, 16, 17, 32, 33, 1000)
+SPEAKING = (
+    "e5m10",
+    "e8m13",
+    "binary32",
+    "e5m10 product=e5m10",
+    "e4m3 product=e5m2 saturate",
+    "e5m10 toward_zero",
+    "e5m10 up product=e5m7",
+    "e4m3 down",
+    "e5m10 to_odd",
+    "e5m2 ties_to_away saturate",
+    "e5m10 pairwise",
+    "e4m3 pairwise product=e4m3",
+    "e5m10 tree4",
+    "e5m10 tree3 up",
+    "e5m10 lanes4",
+    "e5m7 lanes8 product=e5m10",
+    "e5m10 kahan",
+    "e5m10 neumaier",
+    "e4m3 neumaier product=e4m3",
+    "e5m10 exact",
+    "binary32 exact",
+    "e8m13:chunk16",
+    "e4m3 chunk32 outer=e5m10",
+    "e5m10 pairwise chunk4 outer=e5m7",
+    "e5m10 exact chunk8 outer=e5m10",
+    "e5m7 align9 group4",
+    *PROFILES,
+)
+
+
+def number(x) -> Fraction | float:
+    """A float as the exact definitions have it."""
+    x = float(x)
+    return x if (x == 0 and math.copysign(1, x) < 0) or not math.isfinite(x) else Fraction(x)
+
+
+def as_float(x) -> np.float32:
+    return np.float32(float(x))
+
+
+def expected(a, b, text, formats):
+    """The product of two matrices, element by element."""
+    acc, known = Accumulator.parse(text), tuple(map(qsim.parse, formats))
+    rows, columns = a.shape[0], b.shape[1]
+    found = np.zeros((rows, columns), np.float32)
+    for i, j in itertools.product(range(rows), range(columns)):
+        x, y = [number(v) for v in a[i]], [number(v) for v in b[:, j]]
+        found[i, j] = as_float(exact_dot(x, y, acc, formats=known))
+    return found
+
+
+def operands(fmt: str, count: int, seed: int, kind: str):
+    """Matrices [2, count] and [count, 3] of values of a format."""
+    rng = np.random.default_rng(seed)
+    every = np.array([as_float(v) for v in values(qsim.parse(fmt))])
+    finite = every[np.isfinite(every)]
+    if kind == "normal":
+        a, b = (rng.standard_normal(shape) for shape in ((2, count), (count, 3)))
+        a, b = (np.asarray(qsim.quantize(x.astype(np.float32), fmt)) for x in (a, b))
+    elif kind == "all values":
+        a, b = (rng.choice(finite, shape) for shape in ((2, count), (count, 3)))
+    elif kind == "small":
+        few = finite[np.abs(finite) < 16 * np.min(np.abs(finite[finite != 0]))]
+        a, b = (rng.choice(few, shape) for shape in ((2, count), (count, 3)))
+    else:  # cancellation: what comes is taken back, in another order
+        half = count // 2
+        a = np.repeat(rng.choice(finite, (2, 1)), count, 1)
+        b = rng.choice(finite, (count, 3))
+        b[half : 2 * half] = -rng.permutation(b[:half])
+    return a, b
+
+
+KINDS = ("normal", "all values", "small", "cancellation")
+
+
+def compared(text: str, count: int) -> None:
+    """Sums of ``count`` products of every kind equal their definition, byte for byte."""
+    pairs = [operands("e4m3", count, seed, kind) for seed, kind in enumerate(KINDS)]
+    a, b = (np.stack(parts) for parts in zip(*pairs, strict=True))
+    found = matmul(a, b, text, formats=("e4m3", "e4m3"))
+    for n, (x, y) in enumerate(pairs):
+        assert same(found[n], expected(x, y, text, ("e4m3", "e4m3"))), (count, KINDS[n])
+
+
+@pytest.mark.parametrize("text", SPEAKING)
+def test_sums_are_the_exact_ones(text):
+    for count in (1, 17):
+        compared(text, count)
+
+
+@pytest.mark.t2
+@pytest.mark.parametrize("count", SIZES)
+@pytest.mark.parametrize("text", SPEAKING)
+def test_sums_of_every_length_are_the_exact_ones(text, count):
+    compared(text, count)
