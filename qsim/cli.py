@@ -38,6 +38,7 @@ FormatArgument = Annotated[
 
 @app.command()
 def sweep(
+    context: typer.Context,
     subject: SubjectArgument = BUNDLED,
     exponents: Annotated[str, typer.Option(help="Exponent bits of the floats.")] = "2-8",
     mantissas: Annotated[str, typer.Option(help="Mantissa bits of the floats.")] = "1-10",
@@ -86,6 +87,8 @@ def sweep(
 
       qsim sweep --policy 'weights={} absmax; .*head.* activations=none; activations=e4m3 absmax'
     """
+    if policy:
+        _require_unsaid(context, "target", "rounding", "overflow", "scale")
     _use_devices(devices or _cores())
     from qsim.report import console
 
@@ -177,7 +180,9 @@ def check_formats(
 def round_numbers(
     fmt: FormatArgument,
     numbers: Annotated[list[str], typer.Argument(help="Numbers: 0.1, 448.5, 1/3, 0x1p-9, -inf.")],
-    rounding: RoundingOption = "ties_to_even",
+    rounding: Annotated[
+        str, typer.Option(help="Rounding mode that is not stochastic: ties_to_even, up, to_odd ..")
+    ] = "ties_to_even",
     overflow: OverflowOption = "saturate",
 ) -> None:
     """Round numbers exactly, and show their codes.
@@ -221,6 +226,17 @@ def list_sites(
 
 
 # --- reading what was typed -----------------------------------------------------------------
+
+
+def _require_unsaid(context: typer.Context, *names: str) -> None:
+    """Options that a policy stands in for are left out."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ValueError(
+                f"--{name} says what --policy says itself: leave it out, and write modes into the "
+                "rule, such as 'weights={} absmax stochastic:8'"
+            )
 
 
 def _formats(exponents: str, mantissas: str, integers: str, more: str) -> list:

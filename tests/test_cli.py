@@ -63,6 +63,14 @@ MISTAKES = [
     (["sites", "tests.own_subject:nothing"], "has no 'nothing'"),
     (["sites", SUBJECT, "--policy", "weights"], "'weights' is no rule; write what it is for"),
     (["sweep", SUBJECT, "--policy", "weights=e4m3"], "has no {}, which stands for the format"),
+    (
+        ["sweep", SUBJECT, "--policy", "weights={}", "--rounding", "stochastic"],
+        "--rounding says what --policy says itself: leave it out",
+    ),
+    (
+        ["sweep", SUBJECT, "--policy", ".*nowhere.* weights={}"],
+        "addresses anything in spiral: 'qsim sites' shows its paths and roles",
+    ),
     (["sweep", SUBJECT, "--out", "/proc/qsim"], "cannot write to /proc/qsim"),
     (["show", "e4m3", "--out", "e4m3.jpeg"], "is no picture; give a name that ends in .png or"),
     (["show", "e2m1", "--out", "/proc/qsim/e2m1.png"], "cannot write to /proc/qsim"),
@@ -268,8 +276,9 @@ def test_sweep_draws_and_stores(qsim, tmp_path, rounding):
 
 
 def test_sweep_takes_a_policy(qsim, tmp_path):
-    text = "weights={} absmax; activations=int8 absmax"
+    text = "weights={} absmax; activations=int8 absmax; caches=int8"
     out = qsim("sweep", SUBJECT, *SMALL, "--policy", text, "--out", str(tmp_path))
+    assert "rule 'caches=int8' addresses nothing in spiral" in out
     assert "e3m1" in out and store.read(tmp_path / "sweep.parquet")[1]["policy"] == text
 
 

@@ -389,13 +389,23 @@ def test_equal_formats_are_one_key():
     assert len({parse("e4m3fn"), parse("ocp_e4m3"), parse("e4m3b7fn")}) == 1
 
 
+def test_names_of_dtypes_are_formats():
+    for name, spec in specs.OTHER_NAMES.items():
+        fmt = parse(name)
+        assert fmt == parse(spec)
+        if hasattr(ml_dtypes, name):
+            info = ml_dtypes.finfo(getattr(ml_dtypes, name))
+            assert float(fmt.largest) == float(info.max) and fmt.bits == info.bits
+            assert float(fmt.smallest) == float(info.smallest_subnormal)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("ocp_e4m4", "no format 'ocp_e4m4'; did you mean 'ocp_e4m3'"),
         ("e4m3fnu", "did you mean 'e4m3fnuz'"),
         ("binary61", "did you mean 'binary64' or 'binary16'"),
-        ("bf16", "or 'bfloat16' or"),
+        ("bf17", "did you mean 'bfloat16'?"),
         ("", "no format ''; known are"),
         ("x" * 1000, f"no format '{'x' * 40}...'"),
     ],

@@ -68,7 +68,8 @@ PATHS = st.one_of(
 @st.composite
 def selectors(draw):
     part = draw(st.sampled_from(["operand", "result", "stored"]))
-    role = draw(st.sampled_from([None, *ROLE_WORDS.values()])) if part != "result" else None
+    roles = {"result": [], "stored": ["weight", "state", "cache"], "operand": ROLE_WORDS.values()}
+    role = draw(st.sampled_from([None, *roles[part]]))
     return Selector(
         path=draw(st.none() | PATHS),
         operation=draw(st.sampled_from([None, *ROUNDED, "exp", "add", "scatter-add"])),
@@ -120,6 +121,11 @@ MISTAKES = [
     ("weights=e4m3 dge:1", "gradient 'dge:1' needs a number above 1"),
     ("weights=e4m3 wrap", "wrap"),
     ("reshape=e4m3", "reshape computes nothing that could be rounded (movement)"),
+    ("foward weights=e4m3", "did you mean 'forward'"),
+    ("weight_grad=e4m3", "did you mean 'weight_gradient'"),
+    ("bfloat16 weights=e4m3", "a dtype is written with a colon behind it: bfloat16:"),
+    ("stored gradients=e4m3", "stored are weights, states and caches"),
+    ("weights=e4m3|none", "a layer is left alone by binary32, not by none"),
     ("path:=e4m3", "a path pattern is empty"),
     ("weight=e4m3", "no word 'weight' for what a rule addresses; did you mean 'weights'?"),
     ("Wieghts=e4m3", "did you mean 'weights'? A path of that name is written path:Wieghts"),
@@ -138,6 +144,14 @@ def test_mistakes_name_the_rule(text, message):
 def test_paths_may_have_escaped_brackets():
     [rule] = qsim.policy(r"layers\[\d\]\(.* weights=e4m3").rules
     assert rule.select.path == r"layers\[\d\]\(.*"
+
+
+def test_layers_may_be_spaced_and_of_any_floats():
+    [rule] = qsim.policy("a{1,2} weights=e4m3 | binary32 | int8 ieee").rules
+    assert str(rule) == "a{1,2} weights=e4m3|e8m23|int8 ieee"
+    assert qsim.Policy((rule,)).lower(alone=True).rules[0].to.layers == 3
+    with pytest.raises(ValueError, match="have formats of different families"):
+        qsim.policy("weights=e4m3|nf4").lower()
 
 
 @pytest.mark.parametrize("given", ["none", "e4m3 absmax", "e4m3|e5m2"])

@@ -583,3 +583,25 @@ def test_what_is_computed_again_stays_apart():
         for fn in (gradient, qsim.simulate(gradient, "function=e4m3", params=0))
     ]
     assert barriers[0] == barriers[1] > 0
+
+
+def test_channels_of_a_kernel_are_its_outputs():
+    x, kernel = jnp.ones((1, 4, 4, 2)), jax.random.normal(jax.random.key(0), (3, 3, 1, 2))
+    dimensions = ("NHWC", "HWIO", "NHWC")
+
+    def depthwise(p, x):
+        return lax.conv_general_dilated(
+            x, p, (1, 1), "SAME", dimension_numbers=dimensions, feature_group_count=2
+        )
+
+    rounded = jnp.moveaxis(
+        qsim.quantize(jnp.moveaxis(kernel, 3, 0).reshape(2, 9), "int2[token]"), 0, 1
+    )
+    found = qsim.simulate(depthwise, "weights=int2[channel]", params=0)(kernel, x)
+    assert same(found, depthwise(rounded.reshape(kernel.shape), x))
+    assert not same(found, depthwise(kernel, x))
+
+
+def test_what_does_not_fit_names_its_rule_and_place(data):
+    with pytest.raises(ValueError, match=r"rule 'weights', a \(dot_general\): blocks of 32 do not"):
+        qsim.simulate(partial(plain, dot), "weights=mxfp4")(*data)

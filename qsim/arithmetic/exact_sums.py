@@ -37,7 +37,7 @@ def exact_dot(
     >>> exact_dot(ones, ones, Accumulator.parse("e5m10"))
     Fraction(2048, 1)
     """
-    if acc.order not in ORDERS:
+    if acc.order == "native":
         raise ValueError(f"order {acc.order!r} has no exact definition: it is the back end's own")
     if not acc.chunk:
         return _of_chunk(a, b, acc, formats)
@@ -113,7 +113,7 @@ def _pairwise(products: Numbers, acc: Accumulator) -> Value:
     if len(products) == 1:
         return _plus(ZERO, products[0], acc)
     pairs = [products[n : n + 2] for n in range(0, len(products), 2)]
-    first = [_plus(*pair, acc) if len(pair) == 2 else _plus(ZERO, *pair, acc) for pair in pairs]
+    first = [_plus(pair[0] if len(pair) == 2 else ZERO, pair[-1], acc) for pair in pairs]
     return _levels(first, acc, 2, _of_two)
 
 
@@ -131,7 +131,7 @@ def _levels(sums: Numbers, acc: Accumulator, fan_in: int, node: Callable) -> Val
 
 def _of_two(numbers: Numbers, acc: Accumulator) -> Value:
     """The sum of two numbers; one alone passes on."""
-    return _plus(*numbers, acc) if len(numbers) == 2 else numbers[0]
+    return _plus(numbers[0], numbers[1], acc) if len(numbers) == 2 else numbers[0]
 
 
 def _node(numbers: Numbers, acc: Accumulator) -> Value:
@@ -147,7 +147,9 @@ def _exact(products: Numbers, acc: Accumulator) -> Value:
 def _sum(numbers: Numbers) -> Value:
     """The exact sum; a zero is plus zero."""
     special = [x for x in numbers if isinstance(x, float) and not math.isfinite(x)]
-    return sum(special) if special else sum(map(Fraction, numbers), ZERO)
+    if special:
+        return float(sum(special))
+    return sum(map(Fraction, numbers), ZERO)
 
 
 ORDERS: dict[str, Callable] = {
@@ -158,7 +160,6 @@ ORDERS: dict[str, Callable] = {
     "exact": _exact,
     "kahan": _kahan,
     "neumaier": _neumaier,
-    "align": None,
 }
 
 

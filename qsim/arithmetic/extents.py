@@ -33,7 +33,7 @@ class Extent:
 
     >>> from qsim import parse
     >>> Extent.of(parse("e4m3")) * Extent.of(parse("int8"))
-    Extent(precision=12, quantum=-9, top=16)
+    Extent(precision=11, quantum=-9, top=16)
     """
 
     precision: int

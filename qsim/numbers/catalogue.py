@@ -15,8 +15,9 @@ from qsim.numbers.formats import Format
 from qsim.numbers.modes import suggest
 from qsim.numbers.records import shown
 
-__all__ = ["Entry", "catalogue", "find", "folder", "load", "read"]
+__all__ = ["Entry", "catalogue", "find", "folder", "load", "read", "short_name"]
 
+LONG = 24  # letters of a spec string beyond which a name is easier to read
 MAX_LENGTH = 2**22  # letters of a file; a list of 2**16 values has less than a third
 
 
@@ -51,6 +52,17 @@ def catalogue() -> Mapping[str, Entry]:
 def find(name: str) -> Entry | None:
     """The entry of a name, if there is one; entries that others are made of are found first."""
     return _entries(composite=False).get(name) or _entries(composite=True).get(name)
+
+
+def short_name(fmt: Format) -> str:
+    """The spec string of a format; where that is long, the name of an equal one, if there is one.
+
+    >>> short_name(catalogue()["nf4"].format), short_name(catalogue()["ocp_e2m1"].format)
+    ('nf4', 'e2m1f')
+    """
+    spec = str(fmt)
+    equal = (entry.name for entry in catalogue().values() if entry.format == fmt)
+    return spec if len(spec) <= LONG else next(equal, spec)
 
 
 @cache

@@ -23,7 +23,7 @@ The grammar, where ``str(fmt)`` prints what ``parse`` reads:
 - ``2xe8m7``: a sum of floats, see ``components``; ``binary8p3se`` or ``p3109_k8p3se``: see
   ``p3109``; ``e2m1f[32,e8m0,floor]``: blocks with scales, see ``qsim.scales.blocks``.
 
-Everything else is a name of the catalogue (``formats/``).
+Everything else is a name of the catalogue (``formats/``), or that of a dtype (``OTHER_NAMES``).
 """
 
 import re
@@ -37,6 +37,25 @@ from qsim.numbers.records import shown
 from qsim.numbers.special_codes import SUFFIXES
 
 __all__ = ["format_of", "listed", "parse"]
+
+# names of NumPy, JAX and ml_dtypes, and the short ones that everybody uses
+OTHER_NAMES = {
+    **dict.fromkeys(("float16", "fp16", "half"), "binary16"),
+    **dict.fromkeys(("float32", "fp32", "single"), "binary32"),
+    **dict.fromkeys(("float64", "fp64", "double"), "binary64"),
+    "bf16": "bfloat16",
+    "float8_e3m4": "e3m4",
+    "float8_e4m3": "e4m3",
+    "float8_e4m3fn": "e4m3fn",
+    "float8_e4m3fnuz": "e4m3fnuz",
+    "float8_e4m3b11fnuz": "e4m3b11fnuz",
+    "float8_e5m2": "e5m2",
+    "float8_e5m2fnuz": "e5m2fnuz",
+    "float8_e8m0fnu": "e8m0",
+    "float6_e2m3fn": "e2m3f",
+    "float6_e3m2fn": "e3m2f",
+    "float4_e2m1fn": "e2m1f",
+}
 
 NUMBER = r"(\d{1,5})"
 CODES = r"([0-9a-f]{1,4}(?:\.[0-9a-f]{1,4})*)"
@@ -65,6 +84,7 @@ def parse(spec: str) -> Format:
     if not isinstance(spec, str):
         raise TypeError(f"a format is named by a string such as 'e4m3', got {spec!r}")
     name = spec.strip().lower()
+    name = OTHER_NAMES.get(name, name)
     for family in FAMILIES.values():
         if found := family.pattern.fullmatch(name):
             return family.read(found)
@@ -102,7 +122,7 @@ def listed(text: str, separator: str = ",") -> list[str]:
     parts, depth = [""], 0
     for before, letter in zip(" " + text, text, strict=False):
         if before != "\\":
-            depth += (letter in "[(") - (letter in "])")
+            depth += (letter in "[({") - (letter in "])}")
         if letter == separator and depth <= 0:
             parts.append("")
         else:

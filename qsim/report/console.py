@@ -160,6 +160,7 @@ def sweep(
     stochastic = any(policy.is_stochastic for policy in policies)
     folder = None if out is None else store.prepare(out)
     subject = load(name)
+    _require_used(policies[0], subject)
     reference = judge(subject)
     parts = run(
         subject, reference, formats, policies, key=jax.random.key(seed) if stochastic else None
@@ -179,6 +180,23 @@ def sweep(
         drawn = _save_map(folder, rows, score, f"{subject.name} ({how}); float32: {float32}")
         show(Text(f"{len(rows)} formats: {folder / 'sweep.parquet'}, {drawn}"))
     return rows
+
+
+def _require_used(chosen: Policy, subject: Subject) -> None:
+    """Warns of rules that address nothing in a subject.
+
+    Raises:
+        ValueError: if all of them do.
+    """
+    explained = chosen.explain(subject.apply, subject.variables, first_batch(subject))
+    unused = [explained.rules[n] for n in explained.unused]
+    if len(unused) == len(explained.rules):
+        raise ValueError(
+            f"no rule of {'; '.join(unused)!r} addresses anything in {subject.name}: "
+            "'qsim sites' shows its paths and roles"
+        )
+    for rule in unused:
+        show(Text(f"rule {rule!r} addresses nothing in {subject.name}", style="yellow"))
 
 
 def _policies(formats: Sequence[Format], setting: dict[str, str]) -> list[Policy]:

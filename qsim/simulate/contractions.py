@@ -8,11 +8,15 @@ __all__ = ["contracted_axes", "product_count"]
 
 
 def contracted_axes(eqn: JaxprEqn) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The axes over which a contraction sums, of either operand; of images only the features."""
+    """The axes over which a contraction sums, of either operand.
+
+    Of an image it is the features, of a kernel the window too, and the features last.
+    """
     name, params = eqn.primitive.name, eqn.params
     if name == "conv_general_dilated":
         numbers = params["dimension_numbers"]
-        return (numbers.lhs_spec[1],), (numbers.rhs_spec[1],)
+        _, features, *window = numbers.rhs_spec
+        return (numbers.lhs_spec[1],), (*window, features)
     if name == "ragged_dot_general":
         numbers = params["ragged_dot_dimension_numbers"].dot_dimension_numbers
     else:

@@ -1,5 +1,6 @@
 """Which rule of a policy counts where, as a table to read."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 __all__ = ["Explanation", "Place"]
@@ -45,11 +46,11 @@ class Explanation:
         for number, rule in enumerate(self.rules):
             ruled = [place for place in self.places if place.rule == number]
             lines.append(f"{number}. {rule}: {_places(len(ruled))}")
-            shown = dict.fromkeys(
+            shown = Counter(
                 f"   {place.path or '-'}  {place.primitive} {place.direction}, {place.what}"
                 for place in ruled
             )
-            lines += shown
+            lines += [line + f"  x {count}" * (count > 1) for line, count in shown.items()]
         left = sum(place.rule is None for place in self.places)
         return "\n".join([*lines, f"no rule: {_places(left)}"])
 

@@ -8,7 +8,7 @@ over them is one computation.
 
 The text form is a list of rules, separated by ``;`` or commas, ``SELECTOR = FORMAT MODES``::
 
-    weights=mxfp4, activations=e4m3; .*softmax.*=bfloat16
+    weights=mxfp4, activations=e4m3; .*attention elementwise=bfloat16
     .*head.*=none; all=e5m10 ieee
     gradients=e5m2 stochastic:8; stored states=e4m3 absmax
     weights=e4m3|e4m3|e2m1f                     a format for each layer of a scan over three
@@ -66,8 +66,8 @@ class Policy:
 
     ``str`` gives the text form, which ``policy`` reads.
 
-    >>> str(policy("weights=mxfp4; .*softmax.*=bfloat16"))
-    'weights=e2m1f[32,e8m0,floor]; .*softmax.*=e8m7'
+    >>> str(policy("weights=mxfp4; .*head.*=bfloat16"))
+    'weights=e2m1f[32,e8m0,floor]; .*head.*=e8m7'
     """
 
     rules: tuple[Rule, ...] = ()
@@ -179,8 +179,17 @@ def policy(
 ) -> Policy:
     """A policy from its text form, or from formats for contractions.
 
+    The text form is ``SELECTOR = FORMAT MODES``, separated by ``;`` or commas, where the first rule
+    counts that addresses something. The words of a selector narrow it down: ``weights``,
+    ``activations``, ``gradients``, ``states``, ``caches`` or ``operands`` (of contractions);
+    ``outputs``; ``stored``; a class (``contraction``, ``elementwise``, ``function``, ``reduction``,
+    ``collective``, ``transform``), a primitive or ``all``; a direction (``forward``, ``backward``,
+    ``input_gradient``, ``weight_gradient``, ``update``); a dtype (``bfloat16:``); a path, as a
+    regular expression. The format may be ``none``, or one for each layer (``e4m3|e5m2``); modes are
+    a rounding mode, an overflow policy, a scale and a gradient. ``docs/simulate.md`` has examples.
+
     Args:
-        text: rules, see ``qsim.simulate.policy``. They come before what is given by name.
+        text: rules. They come before what is given by name.
         weights, activations, gradients, states, caches: for operands of contractions of that
             role: a spec string, a ``Format`` or a ``Grid``. ``weights`` includes what depends on
             no argument, ``activations`` what is read from caches.

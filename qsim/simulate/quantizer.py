@@ -3,6 +3,7 @@
 A ``Precision`` is a description, which can be printed; a ``Quantizer`` is the same as arrays.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +86,7 @@ class Precision:
         Raises:
             ValueError: for unknown words, or two of a kind.
         """
-        words = text.split()
+        words = re.sub(r"\s*\|\s*", "|", text).split()
         if not words:
             raise ValueError("a rule says nothing after its '='; write a format, or none")
         modes: dict[str, str] = {}
@@ -94,7 +95,10 @@ class Precision:
             if kind in modes:
                 raise ValueError(f"{shown(text)} has two words for {kind}: drop {word!r}")
             modes[kind] = word
-        return cls(formats=tuple(map(parse, listed(words[0], "|"))), **modes)
+        formats = listed(words[0], "|")
+        if "none" in formats:
+            raise ValueError("a layer is left alone by binary32, not by none: e4m3|binary32|e4m3")
+        return cls(formats=tuple(map(parse, formats)), **modes)
 
     def __str__(self) -> str:
         modes = [getattr(self, kind) for kind in MODES]
@@ -111,8 +115,15 @@ class Precision:
         Raises:
             ValueError: for a format that the carrier cannot hold, or layers of unlike kinds.
         """
-        grids = [(lower_alone if alone else lower)(fmt, carrier) for fmt in self.formats]
-        layers = len(grids) if len(grids) > 1 else 0
+        layers = len(self.formats) if len(self.formats) > 1 else 0
+        cheap = alone and not layers
+        grids = [(lower_alone if cheap else lower)(fmt, carrier) for fmt in self.formats]
+        kinds = {jax.tree.structure(grid) for grid in grids}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"the layers of {self} have formats of different families: give all of them floats "
+                "and integers, or all blocks of one shape"
+            )
         modes = {kind: getattr(self, kind) for kind in MODES}
         return Quantizer(grid=stack(grids) if layers else grids[0], layers=layers, **modes)
 

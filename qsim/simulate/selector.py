@@ -49,6 +49,7 @@ INCLUDED = {"weight": ("weight", "constant"), "activation": ("activation", "cach
 BACKWARD = ("backward", "input_gradient", "weight_gradient")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 WORDS = (*ROLE_WORDS, *PARTS, *DIRECTIONS, *ROUNDED)
+NAME = re.compile("[A-Za-z_-]+")
 MAX_PATH = 500  # letters
 
 
@@ -124,13 +125,15 @@ dtype=None, part='operand', role='weight')
         part = said.setdefault("part", "operand" if "role" in said else "result")
         if part == "result" and "role" in said:
             raise ValueError(f"{shown(text)}: results are of every role; drop the word for it")
+        if part == "stored" and said.get("role") in ("activation", "gradient"):
+            raise ValueError(f"{shown(text)}: stored are weights, states and caches")
         if part == "operand":
             said.setdefault("operation", "contraction")
         return cls(**said)
 
     def __str__(self) -> str:
         words: list[str | None] = [self.path]
-        if self.path and _meaning(self.path) != {"path": self.path}:
+        if self.path and not _is_path(self.path):
             words = [f"path:{self.path}"]
         words += [self.direction, self.dtype and f"{self.dtype}:"]
         role = next((word for word, role in ROLE_WORDS.items() if role == self.role), None)
@@ -159,12 +162,24 @@ def _meaning(word: str) -> dict[str, str | None]:
         return {"dtype": word[:-1]}
     if word == "path:":
         raise ValueError("a path pattern is empty: write path:PATTERN, or leave it out")
-    if word.isalpha() and (near := difflib.get_close_matches(word.lower(), WORDS, n=1, cutoff=0.8)):
+    if word in DTYPES:
+        raise ValueError(f"a dtype is written with a colon behind it: {word}:")
+    if NAME.fullmatch(word) and (
+        near := difflib.get_close_matches(word.lower(), WORDS, n=1, cutoff=0.8)
+    ):
         raise ValueError(
             f"no word {word!r} for what a rule addresses; did you mean {near[0]!r}? A path of that "
             f"name is written path:{word}"
         )
     return {"path": word.removeprefix("path:")}
+
+
+def _is_path(word: str) -> bool:
+    """Whether a word by itself is read as a path."""
+    try:
+        return _meaning(word) == {"path": word}
+    except ValueError:
+        return False
 
 
 @cache

@@ -163,7 +163,11 @@ def _operation(context: _Context, choice: Choice, node: Node, values: list) -> l
 
     def rounded(rule: int, value, word: object, along=None):
         key = on_device(site_key(context.key, *where, word), value)
-        return _quantizer(context, rule)(value, key, along)
+        try:
+            return _quantizer(context, rule)(value, key, along)
+        except ValueError as error:
+            select = context.policy.rules[rule].select
+            raise ValueError(f"rule {str(select)!r}, {name} ({node.name}): {error}") from error
 
     def once(rule: int, value, n: int):
         along = axes[n] if n < len(axes) else None

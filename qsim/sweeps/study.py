@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from qsim.numbers.catalogue import short_name
 from qsim.numbers.formats import Float, Format
 from qsim.numbers.modes import suggest
 from qsim.numbers.random_bits import fold_in
@@ -203,7 +204,7 @@ def _version(package: str) -> str:
 def _row(fmt: Format, measures: Mapping[str, float], seconds: float) -> Row:
     is_float = isinstance(fmt, Float)
     return Row(
-        spec=str(fmt),
+        spec=short_name(fmt),
         bits=fmt.bits,
         exponent_bits=fmt.exponent_bits if is_float else None,
         mantissa_bits=fmt.mantissa_bits if is_float else None,
