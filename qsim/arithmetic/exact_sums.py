@@ -146,10 +146,8 @@ def _exact(products: Numbers, acc: Accumulator) -> Value:
 
 def _sum(numbers: Numbers) -> Value:
     """The exact sum; a zero is plus zero."""
-    special = [x for x in numbers if isinstance(x, float) and not math.isfinite(x)]
-    if special:
-        return float(sum(special))
-    return sum(map(Fraction, numbers), ZERO)
+    special = [float(x) for x in numbers if isinstance(x, float) and not math.isfinite(x)]
+    return sum(special) if special else sum(map(Fraction, numbers), ZERO)
 
 
 ORDERS: dict[str, Callable] = {
