@@ -147,7 +147,7 @@ def _exact(products: Numbers, acc: Accumulator) -> Value:
 def _sum(numbers: Numbers) -> Value:
     """The exact sum; a zero is plus zero."""
     special = [float(x) for x in numbers if isinstance(x, float) and not math.isfinite(x)]
-    return sum(special) if special else sum(map(Fraction, numbers), ZERO)
+    return sum(special) if special else sum((Fraction(x) for x in numbers), ZERO)
 
 
 ORDERS: dict[str, Callable] = {
