@@ -62,6 +62,10 @@ def sweep(
             "and scale."
         ),
     ] = None,
+    accumulator: Annotated[
+        str | None,
+        typer.Option(help="How contractions add up, such as e8m13:chunk128 or hopper_fp8."),
+    ] = None,
     seed: Annotated[
         int, typer.Option(help="Seed of stochastic rounding.", min=0, max=2**32 - 1)
     ] = 0,
@@ -86,6 +90,8 @@ def sweep(
       qsim sweep my_model:subject --exponents '' --integers 4,8 --formats ocp_e4m3,ocp_e2m1
 
       qsim sweep --policy 'weights={} absmax; .*head.* activations=none; activations=e4m3 absmax'
+
+      qsim sweep --exponents 4 --mantissas 3 --integers '' --accumulator e5m10:chunk64
     """
     if policy:
         _require_unsaid(context, "target", "rounding", "overflow", "scale")
@@ -94,7 +100,10 @@ def sweep(
 
     chosen = _formats(exponents, mantissas, integers, formats)
     setting = {"target": target, "rounding": rounding, "overflow": overflow, "scale": scale}
-    console.sweep(subject, chosen, {"policy": policy} if policy else setting, seed=seed, out=out)
+    setting = {"policy": policy} if policy else setting
+    if accumulator:
+        setting["accumulator"] = accumulator
+    console.sweep(subject, chosen, setting, seed=seed, out=out)
 
 
 @app.command("formats")

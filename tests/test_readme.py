@@ -35,17 +35,23 @@ def test_the_examples_print_what_the_readme_says(example, expected, monkeypatch)
 
 
 @pytest.mark.t1
-@pytest.mark.parametrize("count", [2, pytest.param(None, marks=pytest.mark.t2)])
-@pytest.mark.t1
-def test_the_examples_of_simulate_print_what_the_page_says(count, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("simulate.md", 2),
+        pytest.param("simulate.md", None, marks=pytest.mark.t2),
+        ("accumulators.md", None),
+    ],
+)
+def test_the_examples_of_a_page_print_what_it_says(name, count, monkeypatch):
     monkeypatch.chdir(ROOT)
-    page = (ROOT / "docs" / "simulate.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
     known: dict = {}
     examples = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", page, re.S)
     for example, expected in examples[:count]:
         printed = io.StringIO()
         with unchecked(), contextlib.redirect_stdout(printed):
-            exec(compile(example, "simulate.md", "exec"), known)
+            exec(compile(example, name, "exec"), known)
         assert NUMBER.sub("#", printed.getvalue()) == NUMBER.sub("#", expected)
         shown, found = (
             [float(n) for n in NUMBER.findall(t)] for t in (expected, printed.getvalue())

@@ -5,7 +5,7 @@ the extents of formats: by float operations that are exact, or rounded there wit
 float sum and its error, jammed; or by integer arithmetic on words, which always works and is slow.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -74,6 +74,15 @@ class Accumulation:
             chunk=acc.chunk,
             carrier=carrier,
         )
+
+    def among(self, others: "Sequence[Accumulation]") -> "Accumulation":
+        """The same with the extents of all; without others without any. All have one structure."""
+        joined = {
+            name: rounder.among([getattr(other, name) for other in others])
+            for name in ("sums", "products", "outer")
+            if (rounder := getattr(self, name)) is not None
+        }
+        return replace(self, **joined)
 
     @property
     def is_stochastic(self) -> bool:

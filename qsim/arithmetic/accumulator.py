@@ -32,6 +32,8 @@ Sources: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., 
 import re
 from dataclasses import dataclass
 
+import jax
+
 from qsim.numbers.formats import Format
 from qsim.numbers.integers import check_wrap
 from qsim.numbers.modes import OVERFLOWS, Rounding, check_overflow, suggest
@@ -57,18 +59,20 @@ MODES = {"rounding": "ties_to_even", "overflow": "ieee"}
 WORD = re.compile(r"(sequential|pairwise|exact|kahan|neumaier|native|(lanes|tree|align)(\d{1,5}))")
 SIZE = re.compile(r"(chunk|group)(\d{1,9})")
 
-# Of NVIDIA's tensor cores: F. A. Khattak and M. Mikaitis, arXiv:2512.07004. DeepSeek-V3 adds up
-# chunks of 128 outside of them: arXiv:2412.19437, 3.3.2 and 3.5.2.
+# Of NVIDIA's tensor cores: F. A. Khattak and M. Mikaitis, arXiv:2512.07004, with outputs of such
+# devices, with which these agree. DeepSeek-V3 adds up chunks of 128 outside of them:
+# arXiv:2412.19437, 3.3.2 and 3.5.2.
 PROFILES = {
     "volta_fp16": "binary32 toward_zero align23 group4",
     "ampere_fp16": "binary32 toward_zero align24 group8",
     "hopper_fp16": "binary32 toward_zero align25 group16",
     "hopper_fp8": "e8m13 toward_zero align13 group32",
-    "blackwell_fp8": "binary32 toward_zero align25 group32",
+    "blackwell_fp16": "binary32 toward_zero align25 group16",
     "deepseek_v3": "e8m13 toward_zero align13 group32 chunk128",
 }
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True, kw_only=True)
 class Accumulator:
     """How a contraction adds up its products; see ``qsim.arithmetic.accumulator``.

@@ -19,10 +19,11 @@ from jax import lax
 from jaxtyping import Array
 
 from qsim.arithmetic.accumulation import LOWEST, Steps
-from qsim.numbers.grid import Carrier
+from qsim.numbers.binades import BinadeGrid
+from qsim.numbers.grid import Carrier, Grid, carrier_of
 from qsim.numbers.significands import normalised
 
-__all__ = ["aligned"]
+__all__ = ["aligned", "least_exponent"]
 
 HALF = 16  # bits of the lower of the two words in which a group is added up
 
@@ -43,6 +44,13 @@ def aligned(steps: Steps, a: Array, b: Array) -> Array:
     if whole < a.shape[0]:
         s = _group(steps, s, a[whole:], b[whole:], len(numbers))
     return s
+
+
+def least_exponent(grid: Grid) -> Array | int:
+    """The exponent of the smallest normal numbers of a grid's format, if it has such numbers."""
+    if not isinstance(grid, BinadeGrid):
+        return LOWEST
+    return jnp.asarray(grid.quantum) + (carrier_of(grid).mantissa_bits - jnp.asarray(grid.dropped))
 
 
 def _group(steps: Steps, s: Array, x: Array, y: Array, number: Array | int) -> Array:

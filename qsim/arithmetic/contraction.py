@@ -31,17 +31,18 @@ PRODUCTS = 1 << 24  # products that are there together
 
 
 def matmul(
-    a: Float[ArrayLike, "*batch m k"],
-    b: Float[ArrayLike, "*batch k n"],
+    a: Float[ArrayLike, "..."],
+    b: Float[ArrayLike, "..."],
     accumulator: str | Accumulator | Accumulation,
     *,
     formats: Sequence[str | Format] | None = None,
     key: Key | None = None,
-) -> Float[Array, "*batch m n"]:
+) -> Float[Array, "..."]:
     """``a @ b``, added up as an accumulator does.
 
     Args:
-        a, b: arrays as for ``jax.numpy.matmul``, whose elements are taken for exact numbers.
+        a, b: arrays [..., m, k] and [..., k, n], or vectors, as for ``jax.numpy.matmul``, whose
+            elements are taken for exact numbers.
         accumulator: its text form, see ``qsim.arithmetic.accumulator``, an ``Accumulator``, or its
             lowering, in which other formats do not compile anew.
         formats: the formats whose values ``a`` and ``b`` hold, if that is known: products that are

@@ -11,7 +11,10 @@ Sources: D. E. Knuth, The Art of Computer Programming 2, 4.2.2 (the error of a s
 G. Melquiond, IEEE Trans. Computers 57(4), 2008 (rounding to odd).
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import jax
@@ -85,6 +88,12 @@ class Rounder:
             plain=plain,
             is_carrier=extent == Extent.of_dtype(carrier.name),
         )
+
+    def among(self, others: "Sequence[Rounder]") -> "Rounder":
+        """The same with the extent and the room of all; without others without any."""
+        extents = [other.extent for other in others] or [Extent(0, 0, 0)]
+        spare = min((other.spare for other in others), default=0)
+        return replace(self, extent=reduce(or_, extents), spare=spare)
 
     @property
     def mode(self) -> Rounding:

@@ -149,7 +149,7 @@ def sweep(
         name: the subject's name, ``package.module:attribute``.
         formats: the formats.
         setting: target, rounding, overflow and scale; or policy, a text with ``{}`` in the
-            place of the format.
+            place of the format; and accumulator, if contractions have one.
         seed: seed of stochastic rounding.
         out: the folder for ``sweep.parquet`` and ``sweep.png``; None writes nothing.
 
@@ -175,7 +175,7 @@ def sweep(
     maps = heat_map(rows, score.headline)
     show(result_table(rows, subject.score), f"float32: {float32}", *maps)
     if folder is not None:
-        words = ("policy", "target", "rounding", "scale")
+        words = ("policy", "target", "rounding", "scale", "accumulator")
         how = ", ".join(setting[word] for word in words if word in setting)
         drawn = _save_map(folder, rows, score, f"{subject.name} ({how}); float32: {float32}")
         show(Text(f"{len(rows)} formats: {folder / 'sweep.parquet'}, {drawn}"))
@@ -201,9 +201,15 @@ def _require_used(chosen: Policy, subject: Subject) -> None:
 
 def _policies(formats: Sequence[Format], setting: dict[str, str]) -> list[Policy]:
     """A policy for each format, from a text or from a target and modes."""
-    if "policy" in setting:
-        return policies_from(formats, setting["policy"])
-    return policies_for(formats, **setting)
+    rest = {name: value for name, value in setting.items() if name != "accumulator"}
+    if "policy" in rest:
+        made = policies_from(formats, rest["policy"])
+    else:
+        made = policies_for(formats, **rest)
+    if "accumulator" in setting:
+        adding = parse_policy(f"accumulators={setting['accumulator']}")
+        made = [Policy((*adding.rules, *each.rules)) for each in made]
+    return made
 
 
 def _save_map(folder: Path, rows: Sequence[Row], score: Score, title: str) -> str:

@@ -22,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float, UInt
 
 from qsim.numbers.gradients import surrogate
-from qsim.numbers.grid import Carrier, Grid, carrier_of, require_wraps
+from qsim.numbers.grid import CARRIERS, Carrier, Grid, carrier_of, require_wraps
 from qsim.numbers.modes import Rounding, suggest
 from qsim.scales.arithmetic import (
     absolute,
@@ -36,7 +36,7 @@ from qsim.scales.arithmetic import (
 )
 from qsim.scales.layout import Layout
 
-__all__ = ["SCALES", "check_scale", "choose_scale", "quantize_scaled"]
+__all__ = ["SCALES", "check_scale", "choose_scale", "quantize_apart", "quantize_scaled", "rescaled"]
 
 SCALES = {
     "none": "values are rounded as they are",
@@ -85,6 +85,58 @@ def quantize_scaled(
         factor = choose_scale(x, grid, scale=scale)
     divides = scale == "absmax"
     return _straight_through(mode, policy, gradient, divides, x, grid, factor, random)
+
+
+@partial(jax.jit, static_argnames=("scale", "mode", "policy", "gradient"))
+def quantize_apart(
+    x: Float[Array, "..."],
+    grid: Grid,
+    *,
+    scale: str,
+    mode: Rounding,
+    policy: str,
+    gradient: str = "clipped",
+    random: UInt[Array, "..."] | None = None,
+) -> tuple[Float[Array, "..."], Float[Array, ""]]:
+    """As ``quantize_scaled``, the values of the grid and the scale apart; ``scale`` is not "none".
+
+    ``rescaled`` of both is what ``quantize_scaled`` gives.
+    """
+    grid = jax.tree.map(jnp.asarray, grid)
+    require_wraps(grid, policy)
+    factor = choose_scale(x, grid, scale=scale)
+    return _apart(mode, policy, gradient, scale == "absmax", x, grid, factor, random), factor
+
+
+def rescaled(x: Float[Array, "..."], factor: Float[Array, ""] | None) -> Float[Array, "..."]:
+    """``x`` times a scale of ``quantize_apart``, rounded once."""
+    return x if factor is None else _rescaled(x, factor)
+
+
+@jax.custom_jvp
+def _rescaled(x: Array, factor: Array) -> Array:
+    return _rescale(x, factor, CARRIERS[x.dtype.name])
+
+
+@_rescaled.defjvp
+def _rescaled_jvp(primals, tangents):
+    return _rescaled(*primals), tangents[0] * primals[1]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
+def _apart(mode, policy, gradient, divides, x, grid, factor, random):
+    y = _unscale(x, factor, divides, carrier_of(grid))
+    return grid.round(y, mode=mode, policy=policy, random=random)
+
+
+@_apart.defjvp
+def _apart_jvp(mode, policy, gradient, divides, primals, tangents):
+    x, grid, factor, random = primals
+    tangent = tangents[0] / factor
+    if gradient != "identity":
+        unscaled = _unscale(x, factor, divides, carrier_of(grid))
+        tangent = surrogate(gradient, grid, unscaled, tangent)
+    return _apart(mode, policy, gradient, divides, x, grid, factor, random), tangent
 
 
 def choose_scale(x: Float[Array, "..."], grid: Grid, *, scale: str) -> Float[Array, ""]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from qsim.simulate.jaxprs import place
 from qsim.simulate.policy import Policy
 from qsim.simulate.program import Node, Program
-from qsim.simulate.slots import slots, stored_slots
+from qsim.simulate.slots import ACCUMULATOR, slots, stored_slots
 
 __all__ = ["Choice", "Plan", "make_plan"]
 
@@ -18,10 +18,12 @@ class Choice:
     Attributes:
         operands: for each operand.
         result: for the results.
+        accumulator: for how a contraction adds up.
     """
 
     operands: tuple[int | None, ...]
     result: int | None
+    accumulator: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def _choice(policy: Policy, node: Node, where: str) -> Choice | None:
     """The rules for an operation, which stands somewhere; None if there is none that rounds."""
     _refuse_hidden(policy, node, where)
     operands: list[int | None] = [None] * len(node.eqn.invars)
-    result = None
+    result = accumulator = None
     for number, slot in slots(node):
         rule = policy.find(slot)
         if rule is None or policy.rules[rule].to is None:
@@ -90,11 +92,13 @@ def _choice(policy: Policy, node: Node, where: str) -> Choice | None:
             )
         if number is None:
             result = rule
+        elif number == ACCUMULATOR:
+            accumulator = rule
         else:
             operands[number] = rule
-    if result is None and not any(rule is not None for rule in operands):
+    if all(rule is None for rule in (*operands, result, accumulator)):
         return None
-    return Choice(tuple(operands), result)
+    return Choice(tuple(operands), result, accumulator)
 
 
 def _refuse_hidden(policy: Policy, node: Node, where: str) -> None:

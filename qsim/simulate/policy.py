@@ -12,6 +12,7 @@ The text form is a list of rules, separated by ``;`` or commas, ``SELECTOR = FOR
     .*head.*=none; all=e5m10 ieee
     gradients=e5m2 stochastic:8; stored states=e4m3 absmax
     weights=e4m3|e4m3|e2m1f                     a format for each layer of a scan over three
+    accumulators=e8m13 chunk128; operands=e4m3  see ``qsim.arithmetic.accumulator``
 
 ``SELECTOR`` is described in ``qsim.simulate.selector``. ``FORMAT`` is a spec string, a name of the
 catalogue, or ``none``, which leaves numbers alone; ``MODES`` are the names of a rounding mode, an
@@ -20,14 +21,15 @@ overflow policy, a scale and a gradient, in any order, where the default is not 
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 from jaxtyping import Array
 
+from qsim.arithmetic.accumulation import Accumulation
+from qsim.arithmetic.accumulator import Accumulator
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid
-from qsim.numbers.modes import Rounding
 from qsim.numbers.random_bits import Key, fold_in
 from qsim.numbers.records import shown
 from qsim.numbers.specs import format_of, listed, parse
@@ -52,11 +54,20 @@ class Rule:
     """What the operands or results that a selector addresses get; None leaves them alone."""
 
     select: Selector = field(metadata={"static": True})
-    to: Precision | Quantizer | None
+    to: Precision | Quantizer | Accumulator | Accumulation | None
 
     def __str__(self) -> str:
         given = "none" if self.to is None else str(self.to)
-        return f"{self.select}={'GRID' if isinstance(self.to, Quantizer) else given}"
+        lowered = isinstance(self.to, Quantizer | Accumulation)
+        return f"{self.select}={'GRID' if lowered else given}"
+
+    def lower(self, carrier: str, *, alone: bool) -> "Rule":
+        """The rule with arrays in place of formats; see ``Policy.lower``."""
+        if isinstance(self.to, Precision):
+            return replace(self, to=self.to.lower(carrier, alone=alone))
+        if isinstance(self.to, Accumulator):
+            return replace(self, to=Accumulation.of(self.to, carrier))
+        return self
 
 
 @jax.tree_util.register_dataclass
@@ -85,12 +96,19 @@ class Policy:
         Raises:
             ValueError: for a format that the carrier cannot hold.
         """
+        return Policy(tuple(rule.lower(carrier, alone=alone) for rule in self.rules))
+
+    def among(self, others: "Sequence[Policy]") -> "Policy":
+        """The same, what is known of formats being true of all of some policies of one structure.
+
+        Without others nothing is known, and policies that differ in formats only are of one kind.
+        """
         return Policy(
             tuple(
-                Rule(select=rule.select, to=rule.to.lower(carrier, alone=alone))
-                if isinstance(rule.to, Precision)
+                replace(rule, to=rule.to.among([other.rules[n].to for other in others]))
+                if isinstance(rule.to, Quantizer | Accumulation)
                 else rule
-                for rule in self.rules
+                for n, rule in enumerate(self.rules)
             )
         )
 
@@ -142,16 +160,15 @@ class Policy:
         ]
         for node in found:
             for _, slot in slots(node):
-                said = {"operand": slot.role, "stored": f"stored {slot.role}", "result": "result"}
-                where = (node.path, node.name, node.direction, said[slot.part])
+                said = {"operand": slot.role, "stored": f"stored {slot.role}"}.get(slot.part)
+                where = (node.path, node.name, node.direction, said or slot.part)
                 places.append(Place(*where, self.find(slot)))
         return Explanation(tuple(map(str, self.rules)), tuple(places))
 
     @property
     def is_stochastic(self) -> bool:
         """Whether a rule draws random bits."""
-        given = [rule.to for rule in self.rules if rule.to is not None]
-        return any(Rounding.parse(to.rounding).is_stochastic for to in given)
+        return any(rule.to is not None and rule.to.is_stochastic for rule in self.rules)
 
     @property
     def has_layers(self) -> bool:
@@ -246,7 +263,9 @@ def _rule(text: str) -> Rule:
         )
     try:
         to = "=".join(given)  # special codes of a format have an equals sign too
-        rule = Rule(select=Selector.parse(select), to=None if to == "none" else Precision.parse(to))
+        selector = Selector.parse(select)
+        kind = Accumulator if selector.part == "accumulator" else Precision
+        rule = Rule(select=selector, to=None if to == "none" else kind.parse(to))
         _require_something_to_round(rule)
         return rule
     except ValueError as error:

@@ -4,7 +4,9 @@ A ``Precision`` is a description, which can be printed; a ``Quantizer`` is the s
 """
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 
 import jax
@@ -12,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from qsim.arithmetic.extents import Extent
 from qsim.numbers.cut import lower_alone
 from qsim.numbers.formats import Format
 from qsim.numbers.gradients import GRADIENTS, check_gradient
@@ -23,7 +26,7 @@ from qsim.numbers.records import shown
 from qsim.numbers.specs import listed, parse
 from qsim.scales.block_grid import BlockGrid
 from qsim.scales.blocks import Block
-from qsim.scales.tensor import SCALES, check_scale, quantize_scaled
+from qsim.scales.tensor import SCALES, check_scale, quantize_apart, quantize_scaled
 
 __all__ = ["MODES", "Precision", "Quantizer", "check_modes"]
 
@@ -125,7 +128,15 @@ class Precision:
                 "and integers, or all blocks of one shape"
             )
         modes = {kind: getattr(self, kind) for kind in MODES}
-        return Quantizer(grid=stack(grids) if layers else grids[0], layers=layers, **modes)
+        extents = [None if isinstance(fmt, Block) else Extent.of(fmt) for fmt in self.formats]
+        extent = reduce(lambda a, b: a and b and a | b, extents)
+        grid = stack(grids) if layers else grids[0]
+        return Quantizer(grid=grid, layers=layers, extent=extent, **modes)
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether it draws random bits."""
+        return Rounding.parse(self.rounding).is_stochastic
 
 
 def _kind_of_mode(word: str) -> str:
@@ -165,6 +176,7 @@ class Quantizer:
         rounding, overflow, gradient: as for ``qsim.quantize``.
         scale: a rule of ``qsim.SCALES``.
         layers: of a scan over layers, if the grid is a stack with one for each; else 0.
+        extent: of the format's values, before they are scaled; None if it is not known.
 
     Raises:
         ValueError: for an unknown mode.
@@ -176,6 +188,7 @@ class Quantizer:
     scale: str = _static(MODES["scale"])
     gradient: str = _static(MODES["gradient"])
     layers: int = _static(0)
+    extent: Extent | None = field(default=None, metadata={"static": True})
 
     def __post_init__(self):
         check_modes(**{kind: getattr(self, kind) for kind in MODES})
@@ -199,6 +212,47 @@ class Quantizer:
             TypeError: if ``x`` is wider than the grid's carrier.
             ValueError: if stochastic rounding has no key, or the grid is a stack.
         """
+        x, mode, random = self._prepared(x, key)
+        return quantize_scaled(
+            x,
+            self.grid if axes is None else self.grid.along(axes),
+            scale=self.scale,
+            mode=mode,
+            policy=self.overflow,
+            gradient=self.gradient,
+            random=random,
+        )
+
+    def apart(
+        self,
+        x: Float[Array, "..."],
+        key: Key | None = None,
+        axes: tuple[int, ...] | None = None,
+    ) -> tuple[Float[Array, "..."], Float[Array, ""] | None]:
+        """``x`` rounded, as values of the format and the scale of the tensor, if it has one.
+
+        Arguments and errors as for a call.
+        """
+        if self.scale == "none" or not x.size:
+            return self(x, key, axes), None
+        x, mode, random = self._prepared(x, key)
+        return quantize_apart(
+            x,
+            self.grid,
+            scale=self.scale,
+            mode=mode,
+            policy=self.overflow,
+            gradient=self.gradient,
+            random=random,
+        )
+
+    def among(self, others: "Sequence[Quantizer]") -> "Quantizer":
+        """The same with the extent of all; without others without one."""
+        extents = [other.extent for other in others] or [None]
+        return replace(self, extent=reduce(lambda a, b: a and b and a | b, extents))
+
+    def _prepared(self, x: Array, key: Key | None) -> tuple[Array, Rounding, Array | None]:
+        """``x`` in the carrier, the rounding mode, and random words if it draws some."""
         self._require_one_grid()
         mode, carrier = Rounding.parse(self.rounding), carrier_of(self.grid)
         if mode.is_stochastic and key is None:
@@ -210,16 +264,12 @@ class Quantizer:
                 f"the policy's grids are carried in {carrier.name}, but an operand is {x.dtype}: "
                 "cast the operand, or lower the policy to it: policy.lower('float64')"
             )
-        random = random_words(key, x.shape, mode) if mode.is_stochastic else None
-        return quantize_scaled(
-            x,
-            self.grid if axes is None else self.grid.along(axes),
-            scale=self.scale,
-            mode=mode,
-            policy=self.overflow,
-            gradient=self.gradient,
-            random=random,
-        )
+        return x, mode, random_words(key, x.shape, mode) if mode.is_stochastic else None
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether it draws random bits."""
+        return Rounding.parse(self.rounding).is_stochastic
 
     def _require_one_grid(self) -> None:
         if self.layers:
@@ -239,4 +289,4 @@ class Quantizer:
             lambda leaf: lax.dynamic_index_in_dim(jnp.asarray(leaf), number, keepdims=False),
             self.grid,
         )
-        return Quantizer(grid=grid, **{kind: getattr(self, kind) for kind in MODES})
+        return replace(self, grid=grid, layers=0)

@@ -10,8 +10,9 @@ A selector is written as words, in any order; every word narrows it down:
   or ``update``;
 - a dtype, such as ``bfloat16:`` with a colon behind it;
 - what is rounded: ``operands``, or those of one role (``weights``, ``activations``, ``gradients``,
-  ``states``, ``caches``); ``outputs``, the results of contractions; or ``stored``, what the
-  program is given, and writes into caches. Without such a word it is results.
+  ``states``, ``caches``); ``outputs``, the results of contractions; ``accumulators``, how they add
+  up products; or ``stored``, what the program is given, and writes into caches. Without such a word
+  it is results.
 
 Operands are those of contractions unless a class, a primitive or ``all`` is named; results without
 one are those of every operation. ``weights`` includes what depends on no argument, ``activations``
@@ -42,6 +43,7 @@ ROLE_WORDS = {
 PARTS: dict[str, dict[str, str | None]] = {
     "operands": {"part": "operand"},
     "outputs": {"part": "result", "operation": "contraction"},
+    "accumulators": {"part": "accumulator", "operation": "contraction"},
     "stored": {"part": "stored"},
     "all": {"operation": None},
 }
@@ -62,7 +64,7 @@ class Selector:
         operation: a class or a primitive.
         direction: one of the directions of a program.
         dtype: of the value.
-        part: ``operand``, ``result`` or ``stored``.
+        part: ``operand``, ``accumulator``, ``result`` or ``stored``.
         role: of an operand or of what is stored.
 
     Raises:
@@ -83,7 +85,7 @@ class Selector:
             ("operation", self.operation, (*ROUNDED, *known)),
             ("direction", self.direction, DIRECTIONS),
             ("dtype", self.dtype, DTYPES),
-            ("part", self.part, ("operand", "result", "stored")),
+            ("part", self.part, ("operand", "accumulator", "result", "stored")),
             ("role", self.role, tuple(ROLE_WORDS.values())),
         ):
             if value is not None and value not in words:
@@ -123,8 +125,8 @@ dtype=None, part='operand', role='weight')
                 if said.setdefault(key, value) != value:
                     raise ValueError(f"{shown(text)} says twice what {key} it is for: {word!r}")
         part = said.setdefault("part", "operand" if "role" in said else "result")
-        if part == "result" and "role" in said:
-            raise ValueError(f"{shown(text)}: results are of every role; drop the word for it")
+        if part in ("result", "accumulator") and "role" in said:
+            raise ValueError(f"{shown(text)}: {part}s are of every role; drop the word for it")
         if part == "stored" and said.get("role") in ("activation", "gradient"):
             raise ValueError(f"{shown(text)}: stored are weights, states and caches")
         if part == "operand":
@@ -141,6 +143,8 @@ dtype=None, part='operand', role='weight')
             if self.operation != "contraction":
                 words.append(self.operation or "all")
             words.append(role or "operands")
+        elif self.part == "accumulator":
+            words += [self.operation if self.operation != "contraction" else None, "accumulators"]
         elif self.part == "stored":
             words += [self.operation, "stored", role]
         else:

@@ -9,7 +9,9 @@ from qsim.simulate.flow import WRITES
 from qsim.simulate.primitives import ROUNDED
 from qsim.simulate.program import Node, Program
 
-__all__ = ["Slot", "slots", "stored_slots"]
+__all__ = ["ACCUMULATOR", "Slot", "slots", "stored_slots"]
+
+ACCUMULATOR = -1  # in the place of the number of an operand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +21,7 @@ class Slot:
     Attributes:
         path: of the operation, or of the argument.
         primitive, kind: of the operation, empty for an argument.
-        part: ``operand``, ``result`` or ``stored``.
+        part: ``operand``, ``accumulator``, ``result`` or ``stored``.
         role: of the value; of results it is not asked.
         direction: of the operation.
         dtype: of the value.
@@ -35,7 +37,10 @@ class Slot:
 
 
 def slots(node: Node) -> Iterator[tuple[int | None, Slot]]:
-    """What can be rounded of an operation: (the number of the operand, or None, and its slot)."""
+    """What can be rounded of an operation, each with the number of the operand.
+
+    That is None for results, and ``ACCUMULATOR`` for how a contraction adds up.
+    """
 
     def slot(part: str, role: str, dtype: str) -> Slot:
         return Slot(
@@ -61,6 +66,9 @@ def slots(node: Node) -> Iterator[tuple[int | None, Slot]]:
     for number, (atom, flow) in enumerate(zip(node.eqn.invars, node.inputs, strict=True)):
         if operands and jnp.issubdtype(atom.aval.dtype, jnp.inexact):
             yield number, slot("operand", flow.role, atom.aval.dtype.name)
+    sums = getattr(node.eqn.outvars[0].aval, "dtype", None) if node.kind == "contraction" else None
+    if sums is not None and node.name != "scaled_dot" and jnp.issubdtype(sums, jnp.floating):
+        yield ACCUMULATOR, slot("accumulator", "", sums.name)
     results = [dtype for var in node.eqn.outvars if (dtype := getattr(var.aval, "dtype", None))]
     inexact = [dtype for dtype in results if jnp.issubdtype(dtype, jnp.inexact)]
     if inexact:

@@ -14,12 +14,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from qsim.arithmetic.accumulation import LOWEST, Accumulation
+from qsim.arithmetic.aligned import least_exponent
+from qsim.arithmetic.contraction import accumulated
+from qsim.arithmetic.extents import Extent
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid
 from qsim.numbers.random_bits import Key, fold_in
+from qsim.scales.tensor import rescaled
 from qsim.simulate.contractions import contracted_axes
 from qsim.simulate.flow import roles_of
 from qsim.simulate.jaxprs import ClosedJaxpr, JaxprEqn, Literal, alone, bind, varying_axes
+from qsim.simulate.matrices import as_matrices
 from qsim.simulate.plan import Choice, Plan, make_plan
 from qsim.simulate.policy import Policy, as_policy, site_key
 from qsim.simulate.program import Node, is_over_layers, program
@@ -161,21 +167,23 @@ def _operation(context: _Context, choice: Choice, node: Node, values: list) -> l
     where = (node.path, node.name, node.number)
     axes = contracted_axes(eqn) if node.kind == "contraction" else ()
 
-    def rounded(rule: int, value, word: object, along=None):
+    def rounded(rule: int, value, word: object, along=None, *, apart: bool = False):
         key = on_device(site_key(context.key, *where, word), value)
+        quantizer = _quantizer(context, rule)
         try:
-            return _quantizer(context, rule)(value, key, along)
+            return (quantizer.apart if apart else quantizer)(value, key, along)
         except ValueError as error:
             select = context.policy.rules[rule].select
             raise ValueError(f"rule {str(select)!r}, {name} ({node.name}): {error}") from error
 
     def once(rule: int, value, n: int):
         along = axes[n] if n < len(axes) else None
+        apart = choice.accumulator is not None
         if context.key is not None:
-            return rounded(rule, value, n, along)
-        same = (id(value), rule, along)
+            return rounded(rule, value, n, along, apart=apart)
+        same = (id(value), rule, along, apart)
         if same not in context.rounded:
-            context.rounded[same] = value, rounded(rule, value, n, along)
+            context.rounded[same] = value, rounded(rule, value, n, along, apart=apart)
         return context.rounded[same][1]
 
     values = [
@@ -187,7 +195,9 @@ def _operation(context: _Context, choice: Choice, node: Node, values: list) -> l
         for n, (rule, value) in enumerate(zip(choice.operands, values, strict=True))
     ]
     with jax.named_scope(name):
-        if node.kind == "contraction":
+        if choice.accumulator is not None:
+            results = [_accumulated(context, choice, node, operands)]
+        elif node.kind == "contraction":
             results = _contracted(eqn, operands)
         elif choice.result is not None and (node.kind == "reduction" or node.name in SERIES):
             results = alone(partial(bind, eqn), _as_before(operands, values))
@@ -241,6 +251,32 @@ def _stored(policy: Policy, plan: Plan, flows, arrays: list, key: Key | None) ->
 
 
 # --- contractions -------------------------------------------------------------------------------
+
+
+def _accumulated(context: _Context, choice: Choice, node: Node, operands: list[Any]) -> Any:
+    """A contraction that is added up as an accumulator does, scales of tensors left out."""
+    assert choice.accumulator is not None
+    how = context.policy.rules[choice.accumulator].to
+    assert isinstance(how, Accumulation)
+    numbers, factors, extents, least = [], [], [], []
+    for rule, value in zip(choice.operands[:2], operands, strict=False):
+        number, factor = (value, None) if rule is None else value
+        quantizer = None if rule is None else _quantizer(context, rule)
+        known = quantizer.extent if quantizer else Extent.of_dtype(number.dtype.name)
+        numbers.append(number.astype(how.carrier))
+        factors.append(factor)
+        extents.append(known or Extent.of_dtype(how.carrier))
+        least.append(LOWEST if quantizer is None else least_exponent(quantizer.grid))
+    key = on_device(site_key(context.key, node.path, node.name, node.number, "sum"), numbers[0])
+    run = partial(accumulated, how=how, extents=tuple(extents), least=tuple(least), key=key)
+    try:
+        result = as_matrices(node.eqn, numbers[0], numbers[1], operands[2:], run)
+    except ValueError as error:
+        select = context.policy.rules[choice.accumulator].select
+        raise ValueError(f"rule {str(select)!r}, {node.path} ({node.name}): {error}") from error
+    for factor in factors:
+        result = rescaled(result, factor)
+    return result
 
 
 def _contracted(eqn: JaxprEqn, operands: list[Any]) -> list:

@@ -233,11 +233,14 @@ def _plan(make: Callable, policies: Sequence[Any], batch, devices) -> list[_Grou
     for place, policy in enumerate(chosen):
         if any(q.grid.shape != ((q.layers,) if q.layers else ()) for q in _quantizers(policy)):
             raise ValueError("a sweep takes single formats; give the rows of a stack one by one")
-        groups.setdefault((jax.tree.structure(policy), _kinds(policy)), []).append(place)
-    return [
-        _Group(places, [chosen[place] for place in places], make, batch, devices)
-        for places in groups.values()
-    ]
+        kind = jax.tree.structure(policy.among([])), _kinds(policy)
+        groups.setdefault(kind, []).append(place)
+    found = []
+    for places in groups.values():
+        alike = [chosen[place] for place in places]
+        policies = [policy.among(alike) for policy in alike]
+        found.append(_Group(places, policies, make, batch, devices))
+    return found
 
 
 def _require_positive(name: str, value: object) -> None:
