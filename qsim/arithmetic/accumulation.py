@@ -159,7 +159,7 @@ class Steps:
         if floats and (exact or (nearest and extent.adds_harmlessly(mine, self.carrier))):
             total = s + x
         elif floats and rounder.has_room:
-            within = max(mine.top, extent.top) < self.carrier.bias
+            within = nearest or max(mine.top, extent.top) < self.carrier.bias
             total = jammed(s, x, self.carrier, huge=None if within else rounder.huge)
         else:
             total = self._words(odd.total, (s, x), rounder)

@@ -140,9 +140,10 @@ def _by_tiles(run, left: Array, right: Array, steps: Steps) -> Array:
     """``run`` on some rows at a time, so that their sums stay in a cache."""
     count, batch, rows, _ = left.shape
     together = steps.how.chunk or count if steps.how.order in AT_ONCE else 1
-    limit = min(TILE, PRODUCTS // max(together, 1)) // max(batch * right.shape[-1], 1)
+    tile = max(TILE // max(steps.how.group, 1), 1)
+    limit = min(tile, PRODUCTS // max(together, 1)) // max(batch * right.shape[-1], 1)
     size = next((n for n in range(min(rows, max(limit, 1)), 0, -1) if rows % n == 0), 1)
-    if size >= rows or steps.key is not None or steps.how.order == "native":
+    if size >= rows or steps.key is not None:
         return run(left, right)
     tiles = left.reshape(count, batch, rows // size, size, 1)
     found = lax.map(lambda tile: run(tile, right), jnp.moveaxis(tiles, 2, 0))

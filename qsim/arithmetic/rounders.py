@@ -1,8 +1,9 @@
 """Roundings inside contractions, of which there are as many as products: in few instructions.
 
 A ``Rounder`` is a grid with its modes. Where no number is subnormal in the carrier, and the format
-is a float with all its codes, rounding to nearest even is an integer addition for normal values and
-a float addition of ``2**(quantum + mantissa_bits)`` for subnormal ones; else it is the grid's.
+is a float with all its codes, rounding to nearest even adds, and subtracts, a power of two whose
+last place is the gap; where that would be beyond the carrier's range it is an integer addition for
+normal values. Else it is the grid's.
 
 ``jammed`` turns a sum that the carrier rounded to nearest into the sum rounded to odd, which can be
 rounded again without harm (see ``qsim.arithmetic.odd``), with float operations.
@@ -121,31 +122,60 @@ class Rounder:
             normal: whether none of them is subnormal in the carrier.
         """
         if self.plain and normal:
-            return _lean(x, self.grid, self.overflow)
+            return _lean(x, self.grid, self.overflow, self.extent.top)
         return self.grid.round(x, mode=self.mode, policy=self.overflow, random=random)
 
 
-def _lean(x: Array, grid: Grid, policy: str) -> Array:
-    """Rounding to nearest even on a grid of a float with all its codes, of no subnormal numbers."""
+def _lean(x: Array, grid: Grid, policy: str, top: int) -> Array:
+    """Rounding to nearest even on a grid of a float with all its codes, of no subnormal numbers.
+
+    Args:
+        x: numbers of the grid's carrier.
+        grid: the grid.
+        policy: ``saturate`` or ``ieee``.
+        top: the format's values are below ``2**top``.
+    """
     carrier, grid = carrier_of(grid), jax.tree.map(jnp.asarray, grid)
-    one, infinity = word(1, carrier), word(carrier.infinity, carrier)
+    infinity = word(carrier.infinity, carrier)
     bits = lax.bitcast_convert_type(x, carrier.word)
     magnitude = bits & word(carrier.sign - 1, carrier)
+    if top + carrier.mantissa_bits <= carrier.bias:
+        rounded = _by_float(magnitude, grid, carrier)
+    else:
+        rounded = _by_integer(magnitude, grid, carrier)
+    edge = grid.overflow if policy == "ieee" else grid.largest
+    rounded = jnp.where(rounded > grid.largest, edge, rounded)
+    rounded = rounded | (bits & word(carrier.sign, carrier))
+    result = jnp.where(magnitude > infinity, word(carrier.nan, carrier), rounded)
+    return lax.bitcast_convert_type(result, x.dtype)
+
+
+def _by_float(magnitude: Array, grid: BinadeGrid, carrier: Carrier) -> Array:
+    """Magnitudes rounded by a float addition of the power of two whose last place is the gap."""
+    stored = carrier.mantissa_bits
+    dtype = jnp.dtype(carrier.name)
+    up = grid.dropped.astype(carrier.word) << stored
+    least = (grid.quantum + (stored + carrier.bias) - grid.dropped).astype(carrier.word) << stored
+    field = magnitude & word(carrier.infinity, carrier)
+    field = jnp.clip(field, least, word(2 * carrier.bias << stored, carrier) - up)
+    magic = lax.bitcast_convert_type(field + up, dtype)
+    number = lax.bitcast_convert_type(magnitude, dtype)
+    return lax.bitcast_convert_type((number + magic) - magic, carrier.word)
+
+
+def _by_integer(magnitude: Array, grid: BinadeGrid, carrier: Carrier) -> Array:
+    """Magnitudes rounded by an integer addition, subnormal ones by a float addition."""
+    one, dtype = word(1, carrier), jnp.dtype(carrier.name)
     shift = grid.dropped.astype(carrier.word)
     below = (one << shift) - one
     odd = (magnitude >> shift) & jnp.minimum(below, one)
     rounded = (magnitude + odd + (below >> 1)) & ~below
     unit = grid.quantum + carrier.mantissa_bits
     magic = _power(unit, carrier)
-    small = lax.bitcast_convert_type(magnitude, x.dtype)
-    gradual = lax.bitcast_convert_type((small + magic) - magic, carrier.word)
+    gradual = (lax.bitcast_convert_type(magnitude, dtype) + magic) - magic
     normal = lax.bitcast_convert_type(_power(unit - grid.dropped, carrier), carrier.word)
-    rounded = jnp.where(magnitude < normal, gradual, rounded)
-    edge = grid.overflow if policy == "ieee" else grid.largest
-    rounded = jnp.where(rounded > grid.largest, edge, rounded)
-    rounded = rounded | (bits & word(carrier.sign, carrier))
-    result = jnp.where(magnitude > infinity, word(carrier.nan, carrier), rounded)
-    return lax.bitcast_convert_type(result, x.dtype)
+    gradual = lax.bitcast_convert_type(gradual, carrier.word)
+    return jnp.where(magnitude < normal, gradual, rounded)
 
 
 def _power(exponent: Array, carrier: Carrier) -> Array:
