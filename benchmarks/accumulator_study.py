@@ -17,6 +17,7 @@ from benchmarks import record
 from models import byte_lm
 
 OPERANDS = "operands=ocp_e4m3 absmax"
+NOISE = 0.005  # bits per byte
 WAYS = {
     "one after the other": "",
     "lanes of 8": "lanes8",
@@ -77,7 +78,7 @@ def draw(rows: list[dict], floor: dict[str, float], out: Path) -> None:
     figure, axis = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     for way, marker in zip(WAYS, "os^Dvx", strict=True):
         mine = [row for row in rows if row["way"] == way]
-        more = [max(row["loss"] - floor["operands"], 1e-5) for row in mine]
+        more = [max(row["loss"] - floor["operands"], NOISE / 10) for row in mine]
         axis.plot([row["mantissa"] for row in mine], more, marker=marker, label=way)
     axis.set(
         yscale="log",
@@ -85,6 +86,8 @@ def draw(rows: list[dict], floor: dict[str, float], out: Path) -> None:
         ylabel="more bits per byte than with float32 sums",
         title="The byte-level language model, operands E4M3",
     )
+    axis.set_ylim(bottom=NOISE / 2)
+    axis.axhspan(NOISE / 2, NOISE, color="0.85", label="noise of so little text")
     axis.legend()
     axis.grid(alpha=0.3)
     figure.savefig(out, dpi=130)
