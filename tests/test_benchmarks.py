@@ -22,9 +22,10 @@ SMALLEST = {
     "tensor sweep": "sweep --only tensor --formats 2 --size 4096",
     "model sweep": "sweep --only model --formats 2 --layers 1 --heads 1 --tokens 1 8 --batches",
     "simulate": "simulate --layers 1 --heads 1 --tokens 1 8",
+    "accumulate": "accumulate --sizes 32",
 }
 
-T2, SLOW = pytest.mark.t2, ("model sweep", "simulate")
+T2, SLOW = pytest.mark.t2, ("model sweep", "simulate", "accumulate")
 
 
 def run(module: str, *words: str) -> str:
