@@ -100,6 +100,8 @@ def compared(text: str, count: int) -> None:
         assert same(found[n], expected(x, y, text, ("e4m3", "e4m3"))), (count, KINDS[n])
 
 
+@pytest.mark.t1
+@pytest.mark.every(3)
 @pytest.mark.parametrize("text", SPEAKING)
 def test_sums_are_the_exact_ones(text):
     for count in (1, 17):

@@ -36,6 +36,8 @@ def layer(p, x):
 P, X = {"w": normal(0, 40, 6)}, normal(1, 3, 40)
 
 
+@pytest.mark.t1
+@pytest.mark.every(2)
 @pytest.mark.parametrize("text", ["e5m10", "e8m13:chunk16", "e5m7 pairwise product=e5m10"])
 def test_products_of_matrices(text):
     simulated = qsim.simulate(layer, f"accumulators={text}; operands=e4m3")
@@ -52,6 +54,8 @@ def test_scales_of_tensors_are_left_out_of_sums():
     assert same(qsim.simulate(layer, text)(P, X), expected)
 
 
+@pytest.mark.t1
+@pytest.mark.every(3)
 @pytest.mark.parametrize("kind", KERNELS)
 def test_convolutions(kind):
     options = {"window_strides": (1, 1), **KERNELS[kind]}
@@ -71,6 +75,7 @@ def test_convolutions(kind):
     assert same(of_integers(kernel, image), native(kernel, image))  # small sums, exact in both
 
 
+@pytest.mark.t1
 def test_batched_and_ragged_products():
     einsum = lambda p, x: jnp.einsum("bik,jkb->bji", x, p)  # noqa: E731
     p, x = normal(4, 5, 7, 2), normal(5, 2, 3, 7)
@@ -87,6 +92,7 @@ def test_batched_and_ragged_products():
     assert not ragged[3].any()
 
 
+@pytest.mark.t1
 def test_gradients_are_those_of_the_product():
     loss = lambda policy: lambda p: qsim.simulate(layer, policy)(p, X).sum()  # noqa: E731
     found = jax.grad(loss("accumulators=e5m7 chunk8; operands=e4m3 absmax"))(P)
@@ -94,6 +100,7 @@ def test_gradients_are_those_of_the_product():
     np.testing.assert_allclose(found["w"], expected["w"], rtol=1e-5)
 
 
+@pytest.mark.t1
 def test_a_backward_pass_has_accumulators_of_its_own():
     step = jax.grad(lambda p, x: (layer(p, x) ** 2).sum())
     text = "weight_gradient accumulators=e4m3; accumulators=e8m13; operands=e4m3 absmax"
@@ -105,6 +112,7 @@ def test_a_backward_pass_has_accumulators_of_its_own():
     )
 
 
+@pytest.mark.t1
 def test_accumulators_of_one_structure_sweep_in_one_trace():
     traced = []
 
