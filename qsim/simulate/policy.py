@@ -61,10 +61,10 @@ class Rule:
         lowered = isinstance(self.to, Quantizer | Accumulation)
         return f"{self.select}={'GRID' if lowered else given}"
 
-    def lower(self, carrier: str, *, alone: bool) -> "Rule":
+    def lower(self, carrier: str, **how: bool) -> "Rule":
         """The rule with arrays in place of formats; see ``Policy.lower``."""
         if isinstance(self.to, Precision):
-            return replace(self, to=self.to.lower(carrier, alone=alone))
+            return replace(self, to=self.to.lower(carrier, **how))
         if isinstance(self.to, Accumulator):
             return replace(self, to=Accumulation.of(self.to, carrier))
         return self
@@ -86,17 +86,22 @@ class Policy:
     def __str__(self) -> str:
         return "; ".join(map(str, self.rules))
 
-    def lower(self, carrier: str = "float32", *, alone: bool = False) -> "Policy":
+    def lower(
+        self, carrier: str = "float32", *, alone: bool = False, known: bool = False
+    ) -> "Policy":
         """The policy with grids in place of formats: a pytree that stacks, for a carrier.
 
         Args:
             carrier: float32 or float64.
             alone: whether cheaper grids will do, that do not stack with those of other formats.
+            known: whether to keep what is known of formats, which makes accumulators fast;
+                ``among`` makes it the same for policies that are to be stacked.
 
         Raises:
             ValueError: for a format that the carrier cannot hold.
         """
-        return Policy(tuple(rule.lower(carrier, alone=alone) for rule in self.rules))
+        how = {"alone": alone, "known": known}
+        return Policy(tuple(rule.lower(carrier, **how) for rule in self.rules))
 
     def among(self, others: "Sequence[Policy]") -> "Policy":
         """The same, what is known of formats being true of all of some policies of one structure.
@@ -150,7 +155,7 @@ class Policy:
         0. weights=e2m1: 1 place
            w  dot_general forward, weight
         1. .*head.*=e4m3: 0 places
-        no rule: 6 places
+        no rule: 7 places
         """
         found = program(fn, args, kwargs, roles_of(params, states, caches))
         places = [

@@ -108,12 +108,15 @@ class Precision:
         said = [mode for mode, usual in zip(modes, MODES.values(), strict=True) if mode != usual]
         return " ".join(["|".join(map(str, self.formats)), *said])
 
-    def lower(self, carrier: str = "float32", *, alone: bool = False) -> "Quantizer":
+    def lower(
+        self, carrier: str = "float32", *, alone: bool = False, known: bool = False
+    ) -> "Quantizer":
         """The quantizer of this precision, in a carrier.
 
         Args:
             carrier: float32 or float64.
             alone: whether a cheaper grid will do, that does not stack with those of other formats.
+            known: whether to keep the extent of the formats, which is not the same for all.
 
         Raises:
             ValueError: for a format that the carrier cannot hold, or layers of unlike kinds.
@@ -131,7 +134,8 @@ class Precision:
         extents = [None if isinstance(fmt, Block) else Extent.of(fmt) for fmt in self.formats]
         extent = reduce(lambda a, b: a and b and a | b, extents)
         grid = stack(grids) if layers else grids[0]
-        return Quantizer(grid=grid, layers=layers, extent=extent, **modes)
+        kept = extent if known or alone else None
+        return Quantizer(grid=grid, layers=layers, extent=kept, **modes)
 
     @property
     def is_stochastic(self) -> bool:

@@ -228,7 +228,7 @@ def _plan(make: Callable, policies: Sequence[Any], batch, devices) -> list[_Grou
     if batch is not None:
         _require_positive("batch", batch)
     _require_devices(devices)
-    chosen = [as_policy(policy).lower() for policy in policies]
+    chosen = [as_policy(policy).lower(known=True) for policy in policies]
     groups: dict[Any, list[int]] = {}
     for place, policy in enumerate(chosen):
         if any(q.grid.shape != ((q.layers,) if q.layers else ()) for q in _quantizers(policy)):
