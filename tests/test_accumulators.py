@@ -9,6 +9,7 @@ import pytest
 
 import qsim
 from qsim.arithmetic import matmul
+from qsim.arithmetic.accumulation import Accumulation
 from qsim.arithmetic.accumulator import PROFILES, Accumulator
 from qsim.arithmetic.exact_sums import exact_dot
 from qsim.numbers.exact import values
@@ -113,3 +114,15 @@ def test_sums_are_the_exact_ones(text):
 @pytest.mark.parametrize("text", SPEAKING)
 def test_sums_of_every_length_are_the_exact_ones(text, count):
     compared(text, count)
+
+
+@pytest.mark.parametrize("text", ["e4m3fn", "e5m10", "e8m7", "e4m3 saturate", "e8m10 saturate"])
+def test_lean_rounding_is_the_rounding_of_the_grid(text):
+    how = Accumulation.of(Accumulator.parse(text)).sums
+    assert how.plain
+    magnitudes = np.arange(0x00800000, 0x7F800000, 65521, dtype=np.uint32)  # normal numbers
+    special = np.array([0, 0x7F800000, 0x7F7FFFFF, 0x7FC00000, 0x7FFFFFFF], np.uint32)
+    bits = np.concatenate([magnitudes, magnitudes & 0xFFFF0000, special])
+    x = jnp.asarray(np.concatenate([bits, bits | 0x80000000]).view(np.float32))
+    lean, grid = how(x, normal=True), how(x, normal=False)
+    assert np.array_equal(np.asarray(lean).view(np.uint32), np.asarray(grid).view(np.uint32))

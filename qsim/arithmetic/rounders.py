@@ -145,8 +145,9 @@ def _lean(x: Array, grid: Grid, policy: str, top: int) -> Array:
         rounded = _by_integer(magnitude, grid, carrier)
     edge = grid.overflow if policy == "ieee" else grid.largest
     rounded = jnp.where(rounded > grid.largest, edge, rounded)
+    is_nan = (magnitude > infinity) | (rounded > infinity)
     rounded = rounded | (bits & word(carrier.sign, carrier))
-    result = jnp.where(magnitude > infinity, word(carrier.nan, carrier), rounded)
+    result = jnp.where(is_nan, word(carrier.nan, carrier), rounded)
     return lax.bitcast_convert_type(result, x.dtype)
 
 
