@@ -10,10 +10,11 @@ __all__ = ["same"]
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether the leaves of two pytrees have the same shapes, dtypes and bytes; prints what differs."""
+    """Whether two pytrees have leaves of the same shapes, dtypes and bytes; prints differences."""
     pairs = zip(map(_array, jax.tree.leaves(a)), map(_array, jax.tree.leaves(b)), strict=True)
     differences = [text for x, y in pairs if (text := _difference(x, y))]
-    print(*differences, sep="\n", end="")
+    for text in differences:
+        print(text)
     return not differences
 
 
