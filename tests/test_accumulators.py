@@ -44,6 +44,12 @@ SPEAKING = (
     "e5m10 pairwise chunk4 outer=e5m7",
     "e5m10 exact chunk8 outer=e5m10",
     "e5m7 align9 group4",
+    "e5m10 lmul4",
+    "e5m10 lmul3formula pairwise",
+    "e8m13 lmul10offset4 product=e5m7 chunk16",
+    "e8m7 toward_zero normalise1-1",
+    "e5m10 toward_zero normalise1-2",
+    "e4m3 toward_zero normalise2-2 product=e5m7 saturate chunk16",
     *PROFILES,
 )
 
@@ -82,6 +88,16 @@ def operands(fmt: str, count: int, seed: int, kind: str):
     elif kind == "small":
         few = finite[np.abs(finite) < 16 * np.min(np.abs(finite[finite != 0]))]
         a, b = (rng.choice(few, shape) for shape in ((2, count), (count, 3)))
+    elif kind == "special":  # infinities of both signs and NaN, few enough that some sums have none
+        a, b = (rng.choice(finite, shape) for shape in ((2, count), (count, 3)))
+        for x in (a, b):
+            few = rng.random(x.shape) < 1 / (2 * count + 2)
+            x[few] = rng.choice([np.inf, -np.inf, np.nan], int(few.sum()))
+        a[0] = np.abs(a[0])  # so that infinities of one sign meet
+    elif kind == "overflow":  # on the way to a sum that is small
+        a = np.full((2, count), np.max(finite))
+        b = np.where(np.arange(count)[:, None] < count // 2, a[0, 0], -a[0, 0]) * np.ones((1, 3))
+        a[1], b = rng.choice(finite, count), b.astype(np.float32)
     else:  # cancellation: what comes is taken back, in another order
         half = count // 2
         a = np.repeat(rng.choice(finite, (2, 1)), count, 1)
@@ -90,7 +106,7 @@ def operands(fmt: str, count: int, seed: int, kind: str):
     return a, b
 
 
-KINDS = ("normal", "all values", "small", "cancellation")
+KINDS = ("normal", "all values", "small", "cancellation", "special", "overflow")
 
 
 def compared(text: str, count: int) -> None:

@@ -17,6 +17,7 @@ from jaxtyping import Array
 from qsim.arithmetic import odd
 from qsim.arithmetic.accumulator import Accumulator
 from qsim.arithmetic.extents import Extent
+from qsim.arithmetic.multipliers import Multiplier
 from qsim.arithmetic.rounders import Rounder, jammed
 from qsim.numbers.grid import CARRIERS, Carrier
 from qsim.numbers.random_bits import Key, fold_in, random_words
@@ -38,7 +39,8 @@ class Accumulation:
 
     Attributes:
         sums, products, outer: the roundings; None where there are none.
-        bits: at how many bits ``align`` cuts.
+        multiplier: what makes products; None for a multiplication.
+        bits: at how many bits ``align`` cuts; the shifts of ``normalise``.
         order, count, group, chunk: as in ``Accumulator``; ``count`` is 0 for ``align``.
         carrier: the name of the carrier.
     """
@@ -46,6 +48,7 @@ class Accumulation:
     sums: Rounder
     products: Rounder | None = None
     outer: Rounder | None = None
+    multiplier: Multiplier | None = None
     bits: Any = None
     order: str = _static("sequential")
     count: int = _static(0)
@@ -67,7 +70,8 @@ class Accumulation:
             sums=Rounder.of(acc.fmt, acc.rounding, acc.overflow, held),
             products=product and Rounder.of(product, acc.rounding, acc.overflow, held),
             outer=acc.outer and Rounder.of(acc.outer, "ties_to_even", "ieee", held),
-            bits=np.int32(acc.count) if aligned else None,
+            multiplier=acc.multiplier and Multiplier.of(acc.multiplier, held),
+            bits=np.int32(acc.count) if aligned else acc.shifts and np.int32(acc.shifts),
             order=acc.order,
             count=0 if aligned else acc.count,
             group=acc.group,
@@ -78,9 +82,9 @@ class Accumulation:
     def among(self, others: "Sequence[Accumulation]") -> "Accumulation":
         """The same with the extents of all; without others without any. All have one structure."""
         joined = {
-            name: rounder.among([getattr(other, name) for other in others])
-            for name in ("sums", "products", "outer")
-            if (rounder := getattr(self, name)) is not None
+            name: part.among([getattr(other, name) for other in others])
+            for name in ("sums", "products", "outer", "multiplier")
+            if (part := getattr(self, name)) is not None
         }
         return replace(self, **joined)
 
@@ -96,7 +100,7 @@ class Steps:
 
     Attributes:
         how: the accumulation.
-        products: the extent of exact products.
+        products: the extent of products before they are rounded.
         key: for stochastic rounding; each operation folds in its number.
         least: the exponents of the smallest normal numbers of either operand's format.
     """
@@ -122,20 +126,29 @@ class Steps:
         rounder = self.how.products
         return self.products if rounder is None else rounder.extent
 
+    @property
+    def has_products(self) -> bool:
+        """Whether products are numbers of the carrier, which can be added."""
+        how = self.how
+        return self.normal or how.products is not None or how.multiplier is not None
+
     def product(self, a: Array, b: Array, number: Array | int) -> Array:
         """``a * b``, exact or rounded.
 
         Raises:
             ValueError: for exact products that are no numbers of the carrier.
         """
-        rounder = self.how.products
-        if rounder is None and not self.normal:
+        rounder, multiplier = self.how.products, self.how.multiplier
+        if rounder is None and multiplier is None and not self.normal:
             raise ValueError(
                 f"products of these operands are not exact in {self.carrier.name}, and order "
                 f"{self.how.order!r} adds them as they are: round them with product=FORMAT, or say "
                 "of what formats the operands are"
             )
-        exact = a * b if self.normal else self._words(odd.product, (a, b), rounder)
+        if multiplier is not None:
+            exact = multiplier(a, b, self.carrier)
+        else:
+            exact = a * b if self.normal else self._words(odd.product, (a, b), rounder)
         return exact if rounder is None else self.rounded(exact, rounder, 1, number)
 
     def plus(self, s: Array, x: Array, number: Array | int, extent: Extent | None = None) -> Array:
@@ -152,22 +165,25 @@ class Steps:
         return self if self.key is None else replace(self, key=fold_in(self.key, number))
 
     def _plus(self, rounder: Rounder, s: Array, x: Array, number, extent: Extent | None) -> Array:
-        mine, extent = rounder.extent, extent or rounder.extent
+        total = self.total(rounder, s, x, extent or rounder.extent)
+        return self.rounded(total, rounder, 0, number)
+
+    def total(self, rounder: Rounder, s: Array, x: Array, extent: Extent) -> Array:
+        """``s + x``, near enough to the exact sum to be rounded; ``x`` is of an extent."""
+        mine = rounder.extent
         exact = extent.adds_exactly(mine, self.carrier)
         nearest = rounder.mode.mode == "ties_to_even"
         floats = self.normal and rounder.mode.mode != "down"  # where an exact zero is minus zero
         if floats and (exact or (nearest and extent.adds_harmlessly(mine, self.carrier))):
-            total = s + x
-        elif floats and rounder.has_room:
+            return s + x
+        if floats and rounder.has_room:
             within = nearest or max(mine.top, extent.top) < self.carrier.bias
-            total = jammed(s, x, self.carrier, huge=None if within else rounder.huge)
-        else:
-            total = self._words(odd.total, (s, x), rounder)
-        return self.rounded(total, rounder, 0, number)
+            return jammed(s, x, self.carrier, huge=None if within else rounder.huge)
+        return self._words(odd.total, (s, x), rounder)
 
     def step(self, s: Array, a: Array, b: Array, number: Array | int) -> Array:
         """``s + a * b`` rounded, the product rounded before if it has a format."""
-        if self.how.products is not None or self.normal:
+        if self.has_products:
             return self.plus(s, self.product(a, b, number), number, self.addends)
         fused = self._words(odd.fused, (a, b, s), self.how.sums)
         return self.rounded(fused, self.how.sums, 0, number)

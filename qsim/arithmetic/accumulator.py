@@ -12,10 +12,12 @@ format F, the order of the operations and every rounding are part of the definit
     neumaier      sequential, what the sums lost being added up apart, and added at the end
     alignN        tensor cores: groups of products, and the sum so far, are cut at N bits below the
                   largest exponent among them, and added exactly; see ``qsim.arithmetic.aligned``
+    normaliseK-L  sequential, normalised coarsely: see ``qsim.arithmetic.coarse``
     native        the back end's own float32 sum, in its own order; then F
 
-The product is exact (a fused multiply-add), or rounded to a format of its own. With ``chunkN`` each
-N products are added up so, and these sums, one after the other, in an outer accumulator.
+The product is exact (a fused multiply-add), or rounded to a format of its own; with ``lmulM`` it is
+an addition, see ``qsim.arithmetic.multipliers``. With ``chunkN`` each N products are added up so,
+and these sums, one after the other, in an outer accumulator.
 
 The text form is the format and words, apart by spaces or colons::
 
@@ -23,6 +25,8 @@ The text form is the format and words, apart by spaces or colons::
     e5m10 product=e5m10                        products rounded before they are added
     e8m13:chunk128                             chunks of 128, added up in binary32
     e8m13 toward_zero align13 group32 chunk128
+    e8m7 toward_zero normalise1-2              a matrix engine with a cheap normaliser
+    e5m10 lmul4                                products by addition
     int16 wrap, e5m10 stochastic:8, e4m3 saturate pairwise outer=e5m10 chunk64
 
 Sources: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., 4.1 (orders) and 4.3
@@ -34,7 +38,8 @@ from dataclasses import dataclass
 
 import jax
 
-from qsim.numbers.formats import Format
+from qsim.arithmetic.multipliers import LMul
+from qsim.numbers.formats import Float, Format
 from qsim.numbers.integers import check_wrap
 from qsim.numbers.modes import OVERFLOWS, Rounding, check_overflow, suggest
 from qsim.numbers.records import shown
@@ -51,12 +56,14 @@ ORDERS = {
     "kahan": "one after the other, compensated",
     "neumaier": "one after the other, the compensation apart",
     "align": "groups cut at some bits below their largest exponent",
+    "normalise": "one after the other, leading zeros being removed coarsely",
     "native": "as the back end adds in float32",
 }
 COUNTED = ("lanes", "tree", "align")
 MAX_ALIGNED, MAX_GROUP = 29, 4096  # for which two words of 32 bits are enough
 MODES = {"rounding": "ties_to_even", "overflow": "ieee"}
 WORD = re.compile(r"(sequential|pairwise|exact|kahan|neumaier|native|(lanes|tree|align)(\d{1,5}))")
+SHIFTS = re.compile(r"normalise(\d{1,2})-(\d{1,2})")
 SIZE = re.compile(r"(chunk|group)(\d{1,9})")
 
 # Of NVIDIA's tensor cores: F. A. Khattak and M. Mikaitis, arXiv:2512.07004, with outputs of such
@@ -82,9 +89,11 @@ class Accumulator:
         rounding: a mode of ``qsim.ROUNDINGS``, of sums and products.
         overflow: a policy of ``qsim.OVERFLOWS``, of sums and products; ``wrap`` for integers.
         product: the format to which products are rounded; None leaves them exact.
+        multiplier: what makes products instead of a multiplication; None for one.
         order: a name of ``ORDERS``.
         count: of ``lanes`` how many, of ``tree`` how many numbers at a time, of ``align`` the bits.
         group: how many products ``align`` adds at once.
+        shifts: of ``normalise``, how many leading zeros it looks for, and how many after them.
         chunk: how many products are added up before the outer accumulator; 0 for all.
         outer: the format of that, which rounds to nearest even and overflows as IEEE 754 says.
 
@@ -99,9 +108,11 @@ class Accumulator:
     rounding: str = MODES["rounding"]
     overflow: str = MODES["overflow"]
     product: Format | None = None
+    multiplier: LMul | None = None
     order: str = "sequential"
     count: int = 0
     group: int = 0
+    shifts: tuple[int, int] | None = None
     chunk: int = 0
     outer: Format | None = None
 
@@ -116,10 +127,7 @@ class Accumulator:
             object.__setattr__(self, "outer", parse("binary32"))
         if self.outer is not None and not self.chunk:
             raise ValueError("an outer accumulator adds up chunks: say how long, such as chunk128")
-        if self.order == "native" and self.product is not None:
-            raise ValueError("the back end's own sums round no products: drop product= or native")
-        if self.order == "align" and self.product is not None:
-            raise ValueError("products that are aligned are exact: drop product= or align")
+        _require_products(self)
 
     @classmethod
     def parse(cls, text: str) -> "Accumulator":
@@ -145,7 +153,9 @@ class Accumulator:
             getattr(self, name) for name, usual in MODES.items() if getattr(self, name) != usual
         ]
         words += [f"product={self.product}"] if self.product else []
-        words += [f"{self.order}{self.count or ''}"] if self.order != "sequential" else []
+        words += [str(self.multiplier)] if self.multiplier else []
+        shifts = "-".join(map(str, self.shifts or ()))
+        words += [f"{self.order}{self.count or shifts}"] if self.order != "sequential" else []
         words += [f"group{self.group}"] if self.group else []
         words += [f"chunk{self.chunk} outer={self.outer}"] if self.chunk else []
         return " ".join(words)
@@ -175,6 +185,24 @@ def _require_counts(acc: Accumulator) -> None:
         )
 
 
+def _require_products(acc: Accumulator) -> None:
+    """Checks that the order has products of the kind that is asked for."""
+    changed = acc.product is not None or acc.multiplier is not None
+    if acc.order == "native" and changed:
+        raise ValueError("the back end's own sums round no products: drop product=, lmul or native")
+    if acc.order == "align" and changed:
+        raise ValueError("products that are aligned are exact: drop product=, lmul or align")
+    if (acc.shifts is not None) != (acc.order == "normalise"):
+        raise ValueError("a coarse normaliser removes leading zeros, 1 or 3 say: normalise1-2")
+    if acc.order == "normalise" and (acc.rounding != "toward_zero" or min(acc.shifts or ()) < 1):
+        raise ValueError(
+            f"{acc.order} with {acc.rounding}: what a coarse normaliser leaves is cut, and it "
+            "removes at least one zero; write e8m7 toward_zero normalise1-1"
+        )
+    if acc.order == "normalise" and not isinstance(acc.fmt, Float):
+        raise ValueError(f"only sums in a float format are normalised, not in {acc.fmt}")
+
+
 def _words(text: str) -> list[str]:
     """The words of a text; a number by itself belongs to the word before."""
     words: list[str] = []
@@ -192,6 +220,10 @@ def _meaning(word: str, fmt: str) -> dict[str, object]:
     """The fields that a word sets."""
     if found := WORD.fullmatch(word):
         return {"order": found[2] or found[1], **({"count": int(found[3])} if found[3] else {})}
+    if found := SHIFTS.fullmatch(word):
+        return {"order": "normalise", "shifts": (int(found[1]), int(found[2]))}
+    if multiplier := LMul.parse(word):
+        return {"multiplier": multiplier}
     if found := SIZE.fullmatch(word):
         return {found[1]: int(found[2])}
     if word == "product":
@@ -204,7 +236,8 @@ def _meaning(word: str, fmt: str) -> dict[str, object]:
     try:
         Rounding.parse(word)
     except ValueError:
-        known = [*ORDERS, "chunk128", "group32", "product=", "outer=", *OVERFLOWS, *PROFILES]
+        known = [*ORDERS, "chunk128", "group32", "product=", "outer=", "lmul4", "normalise1-2"]
+        known += [*OVERFLOWS, *PROFILES]
         known += ["stochastic", "ties_to_even", "toward_zero", "up", "down"]
         raise ValueError(
             f"no word {shown(word)} for accumulators; {suggest(word[:40], known)}"

@@ -23,7 +23,7 @@ from qsim.numbers.binades import BinadeGrid
 from qsim.numbers.grid import Carrier, Grid, carrier_of
 from qsim.numbers.significands import normalised
 
-__all__ = ["aligned", "least_exponent"]
+__all__ = ["aligned", "cut", "leading_exponent", "least_exponent", "special_part"]
 
 HALF = 16  # bits of the lower of the two words in which a group is added up
 
@@ -38,9 +38,9 @@ def aligned(steps: Steps, a: Array, b: Array) -> Array:
         number, x, y = group
         return _group(steps, s, x, y, number), None
 
-    cut = lambda x: x[:whole].reshape(-1, size, *x.shape[1:])  # noqa: E731
+    groups = lambda x: x[:whole].reshape(-1, size, *x.shape[1:])  # noqa: E731
     numbers = jnp.arange(whole // size, dtype=jnp.uint32)
-    s, _ = lax.scan(step, jnp.zeros(shape, a.dtype), (numbers, cut(a), cut(b)))
+    s, _ = lax.scan(step, jnp.zeros(shape, a.dtype), (numbers, groups(a), groups(b)))
     if whole < a.shape[0]:
         s = _group(steps, s, a[whole:], b[whole:], len(numbers))
     return s
@@ -57,28 +57,30 @@ def _group(steps: Steps, s: Array, x: Array, y: Array, number: Array | int) -> A
     """The sum so far and the products of a group, added and rounded."""
     carrier = steps.carrier
     products = steps.product(x, y, number)
-    exponents = _exponent(x, steps.least[0], carrier) + _exponent(y, steps.least[1], carrier)
-    largest = jnp.maximum(exponents.max(0), _exponent(s, LOWEST, carrier))
+    exponents = leading_exponent(x, steps.least[0], carrier) + leading_exponent(
+        y, steps.least[1], carrier
+    )
+    largest = jnp.maximum(exponents.max(0), leading_exponent(s, LOWEST, carrier))
     unit = largest - steps.how.bits
-    total = _cut(s, unit, carrier)
+    total = cut(s, unit, carrier)
     high, low = total >> HALF, total & ((1 << HALF) - 1)
     for product in products:
-        cut = _cut(product, unit, carrier)
-        high, low = high + (cut >> HALF), low + (cut & ((1 << HALF) - 1))
-    special = _special(s, carrier)
+        count = cut(product, unit, carrier)
+        high, low = high + (count >> HALF), low + (count & ((1 << HALF) - 1))
+    special = special_part(s, carrier)
     for product in products:
-        special = special + _special(product, carrier)
+        special = special + special_part(product, carrier)
     return steps.settled(*_leading(high, low, unit, carrier), special, number)
 
 
-def _exponent(x: Array, least: Array | int, carrier: Carrier) -> Array:
+def leading_exponent(x: Array, least: Array | int, carrier: Carrier) -> Array:
     """Exponents of leading bits, or the least one; that of zero is below all."""
     magnitude = lax.bitcast_convert_type(x, carrier.word) & carrier.word.type(carrier.sign - 1)
     exponent, _ = normalised(magnitude, carrier)
     return jnp.where(magnitude == 0, LOWEST, jnp.maximum(exponent, least))
 
 
-def _cut(x: Array, unit: Array, carrier: Carrier) -> Array:
+def cut(x: Array, unit: Array, carrier: Carrier) -> Array:
     """Numbers as multiples of ``2**unit``, cut toward zero; special ones as zero."""
     bits = lax.bitcast_convert_type(x, carrier.word)
     magnitude = bits & carrier.word.type(carrier.sign - 1)
@@ -93,7 +95,7 @@ def _cut(x: Array, unit: Array, carrier: Carrier) -> Array:
     return jnp.where(bits >= carrier.word.type(carrier.sign), -count, count)
 
 
-def _special(x: Array, carrier: Carrier) -> Array:
+def special_part(x: Array, carrier: Carrier) -> Array:
     """Infinities and NaNs as they are; other numbers as zero."""
     return jnp.where(jnp.isfinite(x), jnp.zeros_like(x), x)
 

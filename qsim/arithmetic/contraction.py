@@ -19,6 +19,7 @@ from qsim.arithmetic.extents import Extent
 from qsim.arithmetic.orders import summed, zero
 from qsim.numbers.formats import Float as FloatFormat
 from qsim.numbers.formats import Format
+from qsim.numbers.grid import CARRIERS
 from qsim.numbers.random_bits import Key
 from qsim.numbers.rounding import require_float, widen
 from qsim.numbers.specs import format_of
@@ -122,7 +123,10 @@ def accumulated(
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _straight_through(extents, a, b, how: Accumulation, least, key):
-    steps = Steps(how, extents[0] * extents[1], key, least)
+    products = extents[0] * extents[1]
+    if how.multiplier is not None:
+        products = how.multiplier.extent(products, CARRIERS[how.carrier])
+    steps = Steps(how, products, key, least)
     left = jnp.moveaxis(a, 2, 0)[..., None]  # [k, batch, m, 1]
     right = jnp.moveaxis(b, 1, 0)[:, :, None]  # [k, batch, 1, n]
     return _by_tiles(partial(_chunked, steps), left, right, steps)

@@ -10,8 +10,10 @@ by zero).
 import math
 from fractions import Fraction
 
+from qsim.arithmetic.multipliers import LMul
 from qsim.numbers.exact import Value, round_exact
 from qsim.numbers.formats import Format, power
+from qsim.numbers.records import exponent_of
 
 __all__ = [
     "exact_add",
@@ -20,6 +22,7 @@ __all__ = [
     "exact_multiply",
     "exact_sqrt",
     "exact_subtract",
+    "lmul",
     "product",
     "quotient",
     "root",
@@ -94,6 +97,31 @@ def product(a: Value, b: Value) -> Value:
     if _is_special(a) or _is_special(b):
         return _stand_in(a) * _stand_in(b)
     return Fraction(a) * Fraction(b) or _zero(_is_negative(a) != _is_negative(b))
+
+
+def lmul(how: LMul, a: Value, b: Value) -> Value:
+    """The product that an L-Mul multiplier makes of ``a`` and ``b``, of any exponent.
+
+    >>> lmul(LMul.parse("lmul4"), Fraction(3, 2), Fraction(3, 2))
+    Fraction(9, 4)
+    """
+    if _is_special(a) or _is_special(b) or a == 0 or b == 0:
+        return product(a, b)
+    assert how.offset is not None
+    significands, exponents = zip(
+        *(_to_bits(abs(Fraction(x)), how.bits) for x in (a, b)), strict=True
+    )
+    extra = sum(significands) - 2 + power(-how.offset)
+    carry = 0 if how.formula else math.floor(extra)
+    magnitude = (1 + extra - carry) * power(sum(exponents) + carry)
+    return -magnitude if _is_negative(a) != _is_negative(b) else magnitude
+
+
+def _to_bits(a: Fraction, bits: int) -> tuple[Fraction, int]:
+    """A number's significand, rounded to nearest even to some mantissa bits, and its exponent."""
+    exponent = exponent_of(a)
+    significand = Fraction(round(a * power(bits - exponent))) * power(-bits)
+    return (significand, exponent) if significand < 2 else (Fraction(1), exponent + 1)
 
 
 def quotient(a: Value, b: Value) -> Value:

@@ -7,9 +7,10 @@ Slow, and written to be read: ``qsim.arithmetic.matmul`` is tested to equal it. 
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 
 from qsim.arithmetic.accumulator import Accumulator
-from qsim.arithmetic.exact import negated, product, total
+from qsim.arithmetic.exact import lmul, negated, product, total
 from qsim.numbers.exact import Value, round_exact
 from qsim.numbers.formats import Format, power
 from qsim.numbers.records import exponent_of
@@ -59,7 +60,8 @@ def _of_chunk(a: Numbers, b: Numbers, acc: Accumulator, formats) -> Value:
         return ZERO
     if acc.order == "align":
         return _aligned(a, b, acc, formats)
-    products = [product(x, y) for x, y in zip(a, b, strict=True)]
+    times = product if acc.multiplier is None else partial(lmul, acc.multiplier)
+    products = [times(x, y) for x, y in zip(a, b, strict=True)]
     if acc.product is not None:
         how = {"rounding": acc.rounding, "overflow": acc.overflow}
         products = [round_exact(x, acc.product, **how) for x in products]
@@ -140,6 +142,31 @@ def _node(numbers: Numbers, acc: Accumulator) -> Value:
     return _rounded(-0.0 if only else _sum(numbers), acc)
 
 
+def _coarse(products: Numbers, acc: Accumulator) -> Value:
+    """One after the other, leading zeros being removed as far as a coarse normaliser sees them."""
+    s: Value = ZERO
+    place: int | None = None  # that of the sum's highest bit, zeros included
+    for x in products:
+        t = total(s, x, down=False)
+        if t == 0 or (isinstance(t, float) and not math.isfinite(t)):
+            s, place = _rounded(t, acc), None
+            continue
+        places = [] if place is None else [place]
+        top = max(places + ([] if x == 0 else [_exponent(x, None)]))
+        leading = exponent_of(abs(t))
+        place = max(top - _removed(top - leading, acc.shifts), leading)
+        unit = power(max(place - acc.fmt.mantissa_bits, acc.fmt.quantum))
+        s = _rounded(math.trunc(t / unit) * unit, acc)
+        place = None if s == 0 else min(place, exponent_of(acc.fmt.largest))
+    return s
+
+
+def _removed(zeros: int, shifts: tuple[int, int]) -> int:
+    """How many of some leading zeros are removed."""
+    first, both = shifts[0], sum(shifts)
+    return both if zeros >= both else first if zeros >= first else 0
+
+
 def _exact(products: Numbers, acc: Accumulator) -> Value:
     return _rounded(_sum(products), acc)
 
@@ -158,6 +185,7 @@ ORDERS: dict[str, Callable] = {
     "exact": _exact,
     "kahan": _kahan,
     "neumaier": _neumaier,
+    "normalise": _coarse,
 }
 
 

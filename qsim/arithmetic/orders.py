@@ -15,6 +15,7 @@ from jaxtyping import Array
 from qsim.arithmetic import superaccumulator as long
 from qsim.arithmetic.accumulation import Steps
 from qsim.arithmetic.aligned import aligned
+from qsim.arithmetic.coarse import coarse
 
 __all__ = ["summed", "zero"]
 
@@ -179,5 +180,6 @@ ORDERS: dict[str, Callable[[Steps, Array, Array], Array]] = {
     "kahan": kahan,
     "neumaier": neumaier,
     "align": aligned,
+    "normalise": coarse,
     "native": native,
 }
