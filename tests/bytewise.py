@@ -1,5 +1,6 @@
 """Comparison of results byte by byte."""
 
+import sys
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ def same(a: Any, b: Any) -> bool:
     pairs = zip(map(_array, jax.tree.leaves(a)), map(_array, jax.tree.leaves(b)), strict=True)
     differences = [text for x, y in pairs if (text := _difference(x, y))]
     for text in differences:
-        print(text)
+        print(text, file=sys.stderr)
     return not differences
 
 

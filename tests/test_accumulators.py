@@ -7,6 +7,7 @@ from fractions import Fraction
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import softfloatpy as softfloat
 
 import qsim
 from qsim.arithmetic import matmul
@@ -95,9 +96,9 @@ def operands(fmt: str, count: int, seed: int, kind: str):
             x[few] = rng.choice([np.inf, -np.inf, np.nan], int(few.sum()))
         a[0] = np.abs(a[0])  # so that infinities of one sign meet
     elif kind == "overflow":  # on the way to a sum that is small
-        a = np.full((2, count), np.max(finite))
-        b = np.where(np.arange(count)[:, None] < count // 2, a[0, 0], -a[0, 0]) * np.ones((1, 3))
-        a[1], b = rng.choice(finite, count), b.astype(np.float32)
+        largest = np.max(finite)
+        a = np.stack([np.full(count, largest), rng.choice(finite, count)])
+        b = np.repeat(np.where(np.arange(count) < count // 2, largest, -largest)[:, None], 3, 1)
     else:  # cancellation: what comes is taken back, in another order
         half = count // 2
         a = np.repeat(rng.choice(finite, (2, 1)), count, 1)
@@ -133,6 +134,18 @@ def test_sums_of_every_length_are_the_exact_ones(text, count):
     compared(text, count)
 
 
+@pytest.mark.t1
+@pytest.mark.parametrize(
+    "text", ["e8m7", "e8m7 toward_zero normalise1-2", "e8m7 pairwise product=e8m7"]
+)
+def test_sums_of_products_that_are_no_normal_numbers(text):
+    a, b = operands("bfloat16", 33, 0, "normal")
+    for scale in (1.0, 2.0**-66, 2.0**60):
+        x, y = (np.float32(scale) * v for v in (a, b))
+        found = matmul(x, y, text, formats=("bfloat16", "bfloat16"))
+        assert same(found, expected(x, y, text, ("bfloat16", "bfloat16"))), scale
+
+
 @pytest.mark.parametrize("text", ["e4m3fn", "e5m10", "e8m7", "e4m3 saturate", "e8m10 saturate"])
 def test_lean_rounding_is_the_rounding_of_the_grid(text):
     how = Accumulation.of(Accumulator.parse(text)).sums
@@ -143,3 +156,44 @@ def test_lean_rounding_is_the_rounding_of_the_grid(text):
     x = jnp.asarray(np.concatenate([bits, bits | 0x80000000]).view(np.float32))
     lean, grid = how(x, normal=True), how(x, normal=False)
     assert np.array_equal(np.asarray(lean).view(np.uint32), np.asarray(grid).view(np.uint32))
+
+
+# --- SoftFloat ----------------------------------------------------------------------------------
+
+MODES = {"ties_to_even": "NEAR_EVEN", "toward_zero": "MIN_MAG", "down": "MIN", "up": "MAX"}
+
+
+def softfloat_sums(a, b, bits: int, fused: bool):
+    """The products of two matrices, with SoftFloat's operations."""
+    read = getattr(softfloat, f"Float{bits}").from_bytes
+    add, multiply, fma = (getattr(softfloat, f"f{bits}_{n}") for n in ("add", "mul", "mul_add"))
+    left, right = (
+        [[read(int(p).to_bytes(bits // 8, "big")) for p in row] for row in x.view(f"u{bits // 8}")]
+        for x in (a, np.ascontiguousarray(b.T))
+    )
+    found = []
+    for row, column in itertools.product(left, right):
+        s = read(bytes(bits // 8))
+        for x, y in zip(row, column, strict=True):
+            s = fma(x, y, s) if fused else add(s, multiply(x, y))
+        found.append(np.frombuffer(s.to_bytes(), f">f{bits // 8}")[0])
+    return np.array(found, np.float32).reshape(len(left), len(right))
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize(
+    "bits, rounding", [*((16, mode) for mode in MODES), (32, "ties_to_even"), (32, "toward_zero")]
+)
+def test_softfloat_agrees(bits, rounding):
+    fmt = f"binary{bits}"
+    softfloat.set_rounding_mode(softfloat.RoundingMode[MODES[rounding]])
+    rng = np.random.default_rng(bits)
+    shapes = (24, 16), (16, 24)
+    patterns = [rng.integers(0, 1 << bits, shape).astype(f"u{bits // 8}") for shape in shapes]
+    wild = [x.view(f"f{bits // 8}") for x in patterns]
+    tame = [rng.standard_normal(shape).astype(f"f{bits // 8}") for shape in shapes]
+    for (a, b), words in itertools.product((wild, tame), ("", f" product={fmt}")):
+        expected = softfloat_sums(a, b, bits, fused=not words)
+        found = np.asarray(matmul(a, b, f"{fmt} {rounding}{words}", formats=(fmt, fmt)))
+        equal = found.view(np.uint32) == expected.view(np.uint32)
+        assert (equal | (np.isnan(found) & np.isnan(expected))).all(), words

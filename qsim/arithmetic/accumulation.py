@@ -183,10 +183,13 @@ class Steps:
 
     def step(self, s: Array, a: Array, b: Array, number: Array | int) -> Array:
         """``s + a * b`` rounded, the product rounded before if it has a format."""
+        return self.rounded(self.before(s, a, b, number), self.how.sums, 0, number)
+
+    def before(self, s: Array, a: Array, b: Array, number: Array | int) -> Array:
+        """The same before the sum is rounded, near enough to the exact one for that."""
         if self.has_products:
-            return self.plus(s, self.product(a, b, number), number, self.addends)
-        fused = self._words(odd.fused, (a, b, s), self.how.sums)
-        return self.rounded(fused, self.how.sums, 0, number)
+            return self.total(self.how.sums, s, self.product(a, b, number), self.addends)
+        return self._words(odd.fused, (a, b, s), self.how.sums)
 
     def settled(
         self, word: Array, exponent: Array, negative: Array, special: Array, number: Array | int

@@ -4,10 +4,10 @@ A matrix engine saves area if it does not count the leading zeros of a sum. With
 only looks whether the first K bits are zero, and then whether the next L are, and shifts by 0, K or
 K + L. For each product p and the sum s so far, whose highest place (zeros included) is h::
 
-    top = the higher of h and the exponent of p
+    top = the higher of h and the exponent of p: the sum of those of its operands if p is exact
     t   = s + p, exactly
-    h   = top - shift, or one more than top after a carry, where shift is what the zeros above the
-          leading bit of t, counted from top, let it be
+    h   = top - shift, where shift is what the zeros above the leading bit of t, counted from top,
+          let it be; after a carry the exponent of t
     s   = t cut (toward zero) to a multiple of 2**(h - M), for a format of M mantissa bits
 
 Places are those of the format: none is above that of its largest number, and nothing is cut below
@@ -36,18 +36,18 @@ def coarse(steps: Steps, a: Array, b: Array) -> Array:
 
     def step(state, product):
         number, x, y = product
-        return _step(steps, *state, steps.product(x, y, number), number), None
+        return _step(steps, *state, x, y, number), None
 
     start = nothing, jnp.full(shape, LOWEST, jnp.int32)
     numbers = jnp.arange(a.shape[0], dtype=jnp.uint32)
     return lax.scan(step, start, (numbers, a, b))[0][0]
 
 
-def _step(steps: Steps, s: Array, place: Array, product: Array, number) -> tuple[Array, Array]:
+def _step(steps: Steps, s: Array, place: Array, x: Array, y: Array, number):
     """The next sum, and its highest place."""
     carrier, grid = steps.carrier, jax.tree.map(jnp.asarray, steps.how.sums.grid)
-    total = steps.total(steps.how.sums, s, product, steps.addends)
-    top = jnp.maximum(place, leading_exponent(product, LOWEST, carrier))
+    total = steps.before(s, x, y, number)
+    top = jnp.maximum(place, _exponent_of_product(steps, x, y, number))
     leading = leading_exponent(total, LOWEST, carrier)
     place = jnp.maximum(top - _removed(top - leading, steps.how.bits), leading)
     unit = jnp.maximum(place - (carrier.mantissa_bits - grid.dropped), grid.quantum)
@@ -59,10 +59,17 @@ def _step(steps: Steps, s: Array, place: Array, product: Array, number) -> tuple
         special_part(total, carrier),
         number,
     )
-    result = jnp.where(total == 0, total, result)
+    result = jnp.where(leading == LOWEST, total, result)
     largest = (grid.largest >> carrier.mantissa_bits).astype(jnp.int32) - carrier.bias
-    gone = (result == 0) | ~jnp.isfinite(result)
+    gone = (leading_exponent(result, LOWEST, carrier) == LOWEST) | ~jnp.isfinite(result)
     return result, jnp.where(gone, LOWEST, jnp.minimum(place, largest))
+
+
+def _exponent_of_product(steps: Steps, x: Array, y: Array, number) -> Array:
+    """That of a product that was rounded; else the sum of those of its operands."""
+    if steps.how.products is not None or steps.how.multiplier is not None:
+        return leading_exponent(steps.product(x, y, number), LOWEST, steps.carrier)
+    return sum(leading_exponent(z, LOWEST, steps.carrier) for z in (x, y))
 
 
 def _removed(zeros: Array, shifts: Array) -> Array:

@@ -65,6 +65,9 @@ def _of_chunk(a: Numbers, b: Numbers, acc: Accumulator, formats) -> Value:
     if acc.product is not None:
         how = {"rounding": acc.rounding, "overflow": acc.overflow}
         products = [round_exact(x, acc.product, **how) for x in products]
+    if acc.order == "normalise":
+        made = acc.product is not None or acc.multiplier is not None
+        return _coarse(products, None if made else list(zip(a, b, strict=True)), acc)
     return ORDERS[acc.order](products, acc)
 
 
@@ -142,17 +145,20 @@ def _node(numbers: Numbers, acc: Accumulator) -> Value:
     return _rounded(-0.0 if only else _sum(numbers), acc)
 
 
-def _coarse(products: Numbers, acc: Accumulator) -> Value:
-    """One after the other, leading zeros being removed as far as a coarse normaliser sees them."""
+def _coarse(products: Numbers, of: Sequence[Numbers] | None, acc: Accumulator) -> Value:
+    """One after the other, leading zeros being removed as far as a coarse normaliser sees them.
+
+    Exact products are ``of`` two operands each, whose exponents add up to theirs.
+    """
     s: Value = ZERO
     place: int | None = None  # that of the sum's highest bit, zeros included
-    for x in products:
+    for x, parts in zip(products, of or [[x] for x in products], strict=True):
         t = total(s, x, down=False)
         if t == 0 or (isinstance(t, float) and not math.isfinite(t)):
             s, place = _rounded(t, acc), None
             continue
         places = [] if place is None else [place]
-        top = max(places + ([] if x == 0 else [_exponent(x, None)]))
+        top = max(places + ([] if x == 0 else [sum(_exponent(y, None) for y in parts)]))
         leading = exponent_of(abs(t))
         place = max(top - _removed(top - leading, acc.shifts), leading)
         unit = power(max(place - acc.fmt.mantissa_bits, acc.fmt.quantum))
@@ -185,7 +191,6 @@ ORDERS: dict[str, Callable] = {
     "exact": _exact,
     "kahan": _kahan,
     "neumaier": _neumaier,
-    "normalise": _coarse,
 }
 
 

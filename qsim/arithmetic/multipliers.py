@@ -149,11 +149,13 @@ class Multiplier:
             # 1 + fraction is two or more, and becomes one bit longer than the adder's
             total = jnp.where(carried, total - ((fraction - one) >> 1), total)
         least, none = bias + one, (a < one) | (b < one)
-        product = jnp.clip(total, bias, bias + (whole - 1)) - bias
+        last = one >> jnp.asarray(self.bits + int(self.formula)).astype(carrier.word)
+        product = jnp.clip(total, bias, bias + (whole - last)) - bias
         product = jnp.where(none | (total < least), word(0, carrier), product)
         product = product | ((bits[0] ^ bits[1]) & sign)
         special = ~(jnp.isfinite(x) & jnp.isfinite(y))
-        return jnp.where(special, x * y, lax.bitcast_convert_type(product, x.dtype))
+        infinite = jnp.where((a < one) | (b < one), jnp.nan, x * y)  # of zero and infinity
+        return jnp.where(special, infinite, lax.bitcast_convert_type(product, x.dtype))
 
 
 def _fields(magnitude: Array, down: Array, carrier: Carrier) -> Array:
