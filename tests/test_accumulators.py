@@ -134,6 +134,16 @@ def test_sums_of_every_length_are_the_exact_ones(text, count):
     compared(text, count)
 
 
+@pytest.mark.parametrize("overflow", ["wrap", "saturate"])
+@pytest.mark.parametrize("accumulator", ["int23", "int24", "int32"])
+@pytest.mark.parametrize("fmt", ["int8", "int16"])
+def test_sums_of_integers_beyond_those_of_floats(fmt, accumulator, overflow):
+    text, kinds = f"{accumulator} {overflow}", (fmt, fmt)
+    for count, kind in itertools.product((1, 33, 1000), ("all values", "overflow")):
+        a, b = operands(fmt, count, 0, kind)
+        assert same(matmul(a, b, text, formats=kinds), expected(a, b, text, kinds)), (count, kind)
+
+
 @pytest.mark.t1
 @pytest.mark.parametrize(
     "text", ["e8m7", "e8m7 toward_zero normalise1-2", "e8m7 pairwise product=e8m7"]

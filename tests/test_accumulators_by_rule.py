@@ -54,6 +54,16 @@ def test_scales_of_tensors_are_left_out_of_sums():
     assert same(qsim.simulate(layer, text)(P, X), expected)
 
 
+def test_sums_in_integers():
+    text = "accumulators=int12 wrap; operands=int8 power_of_two"
+    narrow = qsim.simulate(layer, text)(P, X)
+    wide = qsim.simulate(layer, text.replace("int12", "int32"))(P, X)
+    none = qsim.simulate(layer, "operands=int8 power_of_two")(P, X)
+    assert same(wide, none) and not same(narrow, none)
+    with pytest.raises(ValueError, match="give both operands integer formats"):
+        qsim.simulate(layer, "accumulators=int32 wrap; operands=e4m3")(P, X)
+
+
 @pytest.mark.t1
 @pytest.mark.every(3)
 @pytest.mark.parametrize("kind", KERNELS)

@@ -17,6 +17,7 @@ from jaxtyping import Array
 from qsim.arithmetic import odd
 from qsim.arithmetic.accumulator import Accumulator
 from qsim.arithmetic.extents import Extent
+from qsim.arithmetic.integer_sums import IntegerSum
 from qsim.arithmetic.multipliers import Multiplier
 from qsim.arithmetic.rounders import Rounder, jammed
 from qsim.numbers.grid import CARRIERS, Carrier
@@ -45,7 +46,7 @@ class Accumulation:
         carrier: the name of the carrier.
     """
 
-    sums: Rounder
+    sums: Rounder | IntegerSum
     products: Rounder | None = None
     outer: Rounder | None = None
     multiplier: Multiplier | None = None
@@ -67,7 +68,7 @@ class Accumulation:
         aligned = acc.order == "align"
         product = acc.product
         return cls(
-            sums=Rounder.of(acc.fmt, acc.rounding, acc.overflow, held),
+            sums=IntegerSum.of(acc, held) or Rounder.of(acc.fmt, acc.rounding, acc.overflow, held),
             products=product and Rounder.of(product, acc.rounding, acc.overflow, held),
             outer=acc.outer and Rounder.of(acc.outer, "ties_to_even", "ieee", held),
             multiplier=acc.multiplier and Multiplier.of(acc.multiplier, held),

@@ -35,8 +35,8 @@ def coarse(steps: Steps, a: Array, b: Array) -> Array:
     nothing = lax.optimization_barrier(jnp.zeros(shape, a.dtype))
 
     def step(state, product):
-        number, x, y = product
-        return _step(steps, *state, x, y, number), None
+        (s, place), (number, x, y) = state, product
+        return _step(steps, s, place, x, y, number), None
 
     start = nothing, jnp.full(shape, LOWEST, jnp.int32)
     numbers = jnp.arange(a.shape[0], dtype=jnp.uint32)

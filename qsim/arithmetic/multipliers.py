@@ -63,12 +63,12 @@ class LMul:
                 f"lmul{self.bits} has {self.bits} mantissa bits, but there are 1 to {MAX_BITS}: "
                 "write lmul4"
             )
-        if self.offset is None:
-            object.__setattr__(self, "offset", _published(self.bits))
-        if not 1 <= self.offset <= self.bits:
+        offset = _published(self.bits) if self.offset is None else self.offset
+        object.__setattr__(self, "offset", offset)
+        if not 1 <= offset <= self.bits:
             raise ValueError(
-                f"offset{self.offset} stands for 2**-{self.offset}, which is no multiple of the "
-                f"last of {self.bits} mantissa bits below one: write offset1 to offset{self.bits}"
+                f"offset{offset} stands for 2**-{offset}, but operands have {self.bits} mantissa "
+                f"bits: write offset1 to offset{self.bits}"
             )
 
     @classmethod

@@ -16,6 +16,7 @@ from qsim.arithmetic import superaccumulator as long
 from qsim.arithmetic.accumulation import Steps
 from qsim.arithmetic.aligned import aligned
 from qsim.arithmetic.coarse import coarse
+from qsim.arithmetic.integer_sums import IntegerSum, integer_sum
 
 __all__ = ["summed", "zero"]
 
@@ -24,6 +25,8 @@ def summed(steps: Steps, a: Array, b: Array) -> Array:
     """The sum of the products ``a[k] * b[k]``, in the order of the accumulation."""
     if a.shape[0] == 0:
         return zero(a, b)
+    if isinstance(steps.how.sums, IntegerSum):
+        return integer_sum(steps.how.sums, steps.products, a, b)
     return ORDERS[steps.how.order](steps, a, b)
 
 
