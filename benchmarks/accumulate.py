@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ DOT, LOOP = "float32 dot, XLA", "a loop in C, OpenMP"
 STEPS, FUSED, CHUNKS = (
     "qsim, product and sum rounded",
     "qsim, fused",
-    "qsim, native chunks of 32, then rounded",
+    "qsim, native sums of 32, then rounded",
 )
+PLAIN_CHUNKS, PYCHOP = "float32 dots of 32, not rounded, XLA", "pychop BLAS"
 OURS = {
     STEPS: f"{FORMAT} product={FORMAT}",
     FUSED: FORMAT,
@@ -41,11 +43,12 @@ OURS = {
     "qsim, pairwise": f"{FORMAT} pairwise",
     "qsim, kahan": f"{FORMAT} kahan",
     "qsim, hopper_fp8": "hopper_fp8",
-    CHUNKS: f"binary32 native chunk32 outer={FORMAT}",
+    "qsim, native chunks of 32": f"{FORMAT} native chunk32 outer={FORMAT}",
+    CHUNKS: f"{FORMAT} native group32",
 }
 COLUMNS = {
     "name": "summed by",
-    "rows": "rows",
+    "part": "of the result",
     "milliseconds": "ms",
     "rate": "GMAC/s",
     "against": "times the float32 dot's rate",
@@ -77,6 +80,7 @@ def _targets(rates: dict[str, float], size: int) -> list[dict[str, Any]]:
         (LOOP, STEPS, 0.8),
         ("CPFloat", STEPS, 20),
         ("APyTypes", STEPS, 50),
+        (PYCHOP, STEPS, 50),
         (DOT, CHUNKS, 0.5),
     ]
     return [
@@ -93,28 +97,34 @@ def _rows(size: int, repeats: int) -> tuple[list[dict[str, Any]], list[dict[str,
         for _ in range(2)
     )
     found, absent = _others()
-    few = {name: max(size // 32, 1) for name in found if name != LOOP}
+    few = {name: (max(size // 32, 1), size) for name in found if name != LOOP}
+    few |= {name: (1, 2) for name in found if name == PYCHOP}
     made: dict[str, Product] = {DOT: jax.jit(lambda a, b: jnp.dot(a, b, precision="highest"))}
+    made[PLAIN_CHUNKS] = _in_chunks
     made |= {
         name: lambda a, b, how=how: matmul(a, b, how, formats=(OPERANDS, OPERANDS))
         for name, how in OURS.items()
     }
     made |= found
-    runs = {name: lambda f=f, n=few.get(name, size): f(a[:n], b) for name, f in made.items()}
+    parts = {name: few.get(name, (size, size)) for name in made}
+    runs = {
+        name: partial(f, a[: parts[name][0]], _columns(b, parts[name])) for name, f in made.items()
+    }
     truth = np.asarray(runs[STEPS]())
     taken = timing.interleave(runs, DOT, repeats=repeats)
     rows = []
     for name, run in runs.items():
-        facts, count = taken[name].facts(), few.get(name, size)
+        facts, (height, width) = taken[name].facts(), parts[name]
         result = np.asarray(run(), np.float32)
-        same = bool((result.view(np.uint32) == truth[:count].view(np.uint32)).all())
-        rate = count * size * size / facts["milliseconds"] / 1e6
-        of_dot = facts["ratio"] * size / count
+        wanted = np.ascontiguousarray(truth[:height, :width])
+        same = bool((result.view(np.uint32) == wanted.view(np.uint32)).all())
+        rate = height * width * size / facts["milliseconds"] / 1e6
+        of_dot = facts["ratio"] * size**2 / (height * width)
         comparable = name == STEPS or name in found
         rows.append(
             {
                 "name": name,
-                "rows": count,
+                "part": f"{height} x {width}",
                 "rate": rate,
                 "against": 1 / of_dot,
                 "same": ("yes" if same else "no") if comparable else None,
@@ -122,6 +132,22 @@ def _rows(size: int, repeats: int) -> tuple[list[dict[str, Any]], list[dict[str,
             }
         )
     return rows, absent
+
+
+def _columns(b: np.ndarray, part: tuple[int, int]) -> np.ndarray:
+    return np.ascontiguousarray(b[:, : part[1]])
+
+
+@jax.jit
+def _in_chunks(a, b):
+    """What the back end takes for the products of chunks and their plain float32 sum."""
+
+    def step(s, chunk):
+        return s + jnp.dot(*chunk, precision="highest"), None
+
+    left = jnp.moveaxis(a.reshape(len(a), -1, 32), 1, 0)
+    right = b.reshape(-1, 32, b.shape[1])
+    return jax.lax.scan(step, jnp.zeros((a.shape[0], b.shape[1])), (left, right))[0]
 
 
 # --- other programs -------------------------------------------------------------------------
@@ -209,7 +235,35 @@ def _apytypes() -> Iterator[tuple[str, Product]]:
     yield "APyTypes", product
 
 
-OTHERS = {"C": _in_c, "NumPy": _numpy, "CPFloat": _cpfloat, "APyTypes": _apytypes}
+def _pychop() -> Iterator[tuple[str, Product]]:
+    """The loop of its ``gemm``, which itself fails: 0.6.2 reads names that are not defined."""
+    import pychop
+
+    pychop.backend("numpy")
+    pychop.LightChop = pychop.Chop
+    from pychop.np.blas_np import low_prec_mm
+
+    fmt = qsim.parse(FORMAT)
+    assert isinstance(fmt, qsim.Float)
+    how = {"exp_bits": fmt.exponent_bits, "sig_bits": fmt.mantissa_bits, "rmode": 1}
+    yield PYCHOP, lambda a, b: low_prec_mm(a, b, how)
+
+
+def _mptorch() -> Iterator[tuple[str, Product]]:
+    import mptorch.quant  # is in no package registry; used where somebody built it
+
+    number = mptorch.FloatingPoint(exp=5, man=10, subnormals=True, saturate=False)
+    yield "MPTorch", lambda a, b: mptorch.quant.float_gemm(a, b, number)
+
+
+OTHERS = {
+    "C": _in_c,
+    "NumPy": _numpy,
+    "CPFloat": _cpfloat,
+    "APyTypes": _apytypes,
+    "pychop": _pychop,
+    "MPTorch": _mptorch,
+}
 
 
 if __name__ == "__main__":

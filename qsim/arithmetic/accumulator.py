@@ -13,7 +13,8 @@ format F, the order of the operations and every rounding are part of the definit
     alignN        tensor cores: groups of products, and the sum so far, are cut at N bits below the
                   largest exponent among them, and added exactly; see ``qsim.arithmetic.aligned``
     normaliseK-L  sequential, normalised coarsely: see ``qsim.arithmetic.coarse``
-    native        the back end's own float32 sum, in its own order; then F
+    native        F(the back end's own float32 sum, in its own order); with ``groupN`` N products at a
+                  time, and the sum so far, are added so
 
 The product is exact (a fused multiply-add), or rounded to a format of its own; with ``lmulM`` it is
 an addition, see ``qsim.arithmetic.multipliers``. With ``chunkN`` each N products are added up so,
@@ -59,7 +60,7 @@ ORDERS = {
     "normalise": "one after the other, leading zeros being removed coarsely",
     "native": "as the back end adds in float32",
 }
-COUNTED = ("lanes", "tree", "align")
+COUNTED, GROUPED = ("lanes", "tree", "align"), ("align", "native")
 MAX_ALIGNED, MAX_GROUP = 29, 4096  # for which two words of 32 bits are enough
 MODES = {"rounding": "ties_to_even", "overflow": "ieee"}
 WORD = re.compile(r"(sequential|pairwise|exact|kahan|neumaier|native|(lanes|tree|align)(\d{1,5}))")
@@ -92,7 +93,7 @@ class Accumulator:
         multiplier: what makes products instead of a multiplication; None for one.
         order: a name of ``ORDERS``.
         count: of ``lanes`` how many, of ``tree`` how many numbers at a time, of ``align`` the bits.
-        group: how many products ``align`` adds at once.
+        group: how many products ``align`` adds at once, and ``native``; there 0 for all.
         shifts: of ``normalise``, how many leading zeros it looks for, and how many after them.
         chunk: how many products are added up before the outer accumulator; 0 for all.
         outer: the format of that, which rounds to nearest even and overflows as IEEE 754 says.
@@ -174,8 +175,11 @@ def _require_counts(acc: Accumulator) -> None:
         )
     if acc.order == "tree" and acc.count < 2:
         raise ValueError("a tree adds at least two numbers at a time: tree2")
-    if (acc.group > 0) != (acc.order == "align"):
-        raise ValueError("products are aligned in groups: write align13 group32, or neither")
+    if (acc.order == "align" and not acc.group) or (acc.group and acc.order not in GROUPED):
+        raise ValueError(
+            "products are aligned, or added natively, in groups: write align13 group32, native "
+            "group32, or neither"
+        )
     if acc.chunk < 0:
         raise ValueError(f"chunk is {acc.chunk}, but it must be positive, or 0 for none")
     if acc.order == "align" and not (acc.count <= MAX_ALIGNED and acc.group <= MAX_GROUP):

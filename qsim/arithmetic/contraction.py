@@ -19,7 +19,7 @@ from qsim.arithmetic.extents import Extent
 from qsim.arithmetic.orders import summed, zero
 from qsim.numbers.formats import Float as FloatFormat
 from qsim.numbers.formats import Format
-from qsim.numbers.grid import CARRIERS
+from qsim.numbers.grid import CARRIERS, word
 from qsim.numbers.random_bits import Key
 from qsim.numbers.rounding import require_float, widen
 from qsim.numbers.specs import format_of
@@ -28,6 +28,7 @@ __all__ = ["accumulated", "matmul"]
 
 AT_ONCE = ("pairwise", "tree")  # orders that have all products of a chunk at once
 TILE = 1 << 17  # elements of a result that are added up together, which a cache holds
+NATIVE_TILE = 1 << 20  # for which the back end's own product is at its best
 PRODUCTS = 1 << 24  # products that are there together
 
 
@@ -129,7 +130,7 @@ def _straight_through(extents, a, b, how: Accumulation, least, key):
     steps = Steps(how, products, key, least)
     left = jnp.moveaxis(a, 2, 0)[..., None]  # [k, batch, m, 1]
     right = jnp.moveaxis(b, 1, 0)[:, :, None]  # [k, batch, 1, n]
-    return _by_tiles(partial(_chunked, steps), left, right, steps)
+    return canonical(_by_tiles(partial(_chunked, steps), left, right, steps))
 
 
 @_straight_through.defjvp
@@ -140,11 +141,18 @@ def _jvp(extents, primals, tangents):
     return _straight_through(extents, a, b, how, least, key), tangent
 
 
+def canonical(x: Array) -> Array:
+    """``x`` with one bit pattern for all NaNs."""
+    carrier = CARRIERS[x.dtype.name]
+    nan = lax.bitcast_convert_type(word(carrier.nan, carrier), x.dtype)
+    return jnp.where(jnp.isnan(x), nan, x)
+
+
 def _by_tiles(run, left: Array, right: Array, steps: Steps) -> Array:
     """``run`` on some rows at a time, so that their sums stay in a cache."""
     count, batch, rows, _ = left.shape
     together = steps.how.chunk or count if steps.how.order in AT_ONCE else 1
-    tile = max(TILE // max(steps.how.group, 1), 1)
+    tile = NATIVE_TILE if steps.how.order == "native" else max(TILE // max(steps.how.group, 1), 1)
     limit = min(tile, PRODUCTS // max(together, 1)) // max(batch * right.shape[-1], 1)
     size = next((n for n in range(min(rows, max(limit, 1)), 0, -1) if rows % n == 0), 1)
     if size >= rows or steps.key is not None:

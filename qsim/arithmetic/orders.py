@@ -169,9 +169,19 @@ def exact(steps: Steps, a: Array, b: Array) -> Array:
 
 
 def native(steps: Steps, a: Array, b: Array) -> Array:
-    """As the back end adds, in its own order."""
-    total = jnp.einsum("k...i,k...j->...ij", a[..., 0], b[..., 0, :], precision="highest")
-    return steps.rounded(total, steps.how.sums, 0, 0)
+    """As the back end adds, in its own order: groups of products, and the sum so far."""
+    size = steps.how.group or a.shape[0]
+    whole = a.shape[0] // size * size
+
+    def step(s, group):
+        number, x, y = group
+        products = jnp.einsum("k...i,k...j->...ij", x[..., 0], y[..., 0, :], precision="highest")
+        return steps.rounded(s + products, steps.how.sums, 0, number), None
+
+    groups = lambda x: x[:whole].reshape(-1, size, *x.shape[1:])  # noqa: E731
+    numbers = jnp.arange(whole // size, dtype=jnp.uint32)
+    s = lax.scan(step, zero(a, b), (numbers, groups(a), groups(b)))[0]
+    return step(s, (len(numbers), a[whole:], b[whole:]))[0] if whole < a.shape[0] else s
 
 
 ORDERS: dict[str, Callable[[Steps, Array, Array], Array]] = {

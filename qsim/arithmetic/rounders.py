@@ -119,7 +119,7 @@ class Rounder:
         Args:
             x: numbers of the grid's carrier.
             random: random words for stochastic rounding.
-            normal: whether none of them is subnormal in the carrier.
+            normal: whether none of them is subnormal in the carrier; NaNs may then be any.
         """
         if self.plain and normal:
             return _lean(x, self.grid, self.overflow, self.extent.top)
@@ -142,13 +142,11 @@ def _lean(x: Array, grid: Grid, policy: str, top: int) -> Array:
     if top + carrier.mantissa_bits <= carrier.bias:
         rounded = _by_float(magnitude, grid, carrier)
     else:
-        rounded = _by_integer(magnitude, grid, carrier)
+        rounded = jnp.where(magnitude > infinity, magnitude, _by_integer(magnitude, grid, carrier))
     edge = grid.overflow if policy == "ieee" else grid.largest
-    rounded = jnp.where(rounded > grid.largest, edge, rounded)
-    is_nan = (magnitude > infinity) | (rounded > infinity)
-    rounded = rounded | (bits & word(carrier.sign, carrier))
-    result = jnp.where(is_nan, word(carrier.nan, carrier), rounded)
-    return lax.bitcast_convert_type(result, x.dtype)
+    number, largest = (lax.bitcast_convert_type(z, x.dtype) for z in (rounded, grid.largest))
+    rounded = jnp.where(number > largest, edge, rounded)  # no NaN is larger
+    return lax.bitcast_convert_type(rounded | (bits & word(carrier.sign, carrier)), x.dtype)
 
 
 def _by_float(magnitude: Array, grid: BinadeGrid, carrier: Carrier) -> Array:
