@@ -13,8 +13,8 @@ format F, the order of the operations and every rounding are part of the definit
     alignN        tensor cores: groups of products, and the sum so far, are cut at N bits below the
                   largest exponent among them, and added exactly; see ``qsim.arithmetic.aligned``
     normaliseK-L  sequential, normalised coarsely: see ``qsim.arithmetic.coarse``
-    native        F(the back end's own float32 sum, in its own order); with ``groupN`` N products at a
-                  time, and the sum so far, are added so
+    native        F(the back end's own float32 sum, in its own order); with ``groupN`` of N products
+                  at a time and the sum so far
 
 The product is exact (a fused multiply-add), or rounded to a format of its own; with ``lmulM`` it is
 an addition, see ``qsim.arithmetic.multipliers``. With ``chunkN`` each N products are added up so,

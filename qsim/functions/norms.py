@@ -1,0 +1,117 @@
+"""Normalisations as hardware computes them, by programs that differ in how they find the variance.
+
+Each is a JAX function of float32 numbers; under ``qsim.simulate(fn, "all=bfloat16")`` every step is
+rounded.
+
+Sources: J. L. Ba et al., Layer normalization, arXiv:1607.06450; B. Zhang and R. Sennrich, Root mean
+square layer normalization, arXiv:1910.07467; T. F. Chan, G. H. Golub and R. J. LeVeque, Algorithms
+for computing the sample variance, The American Statistician 37(3), 1983 (the three programs).
+"""
+
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from qsim.functions.elementary import rsqrt
+from qsim.numbers.modes import suggest
+from qsim.numbers.records import shown
+from qsim.numbers.rounding import require_float, widen
+
+__all__ = ["VARIANCES", "layer_norm", "rms_norm"]
+
+Operand = Float[ArrayLike, "..."]
+Result = Float[Array, "..."]
+
+
+def layer_norm(
+    x: Operand,
+    scale: Operand | None = None,
+    bias: Operand | None = None,
+    *,
+    eps: float = 1e-5,
+    how: str = "two_pass",
+) -> Result:
+    """``(x - mean) * rsqrt(variance + eps) * scale + bias`` along the last axis.
+
+    Args:
+        x: floats of at most 32 bits, [..., n].
+        scale, bias: [n]; None for none.
+        eps: what is added to the variance.
+        how: a name of ``VARIANCES``:
+
+            - ``two_pass``: the mean, then the mean of the squares of what is above it;
+            - ``one_pass``: the mean of the squares less the square of the mean, which cancel where
+              the mean is large; below zero it is taken for zero;
+            - ``welford``: mean and squares brought up to date by one element after the other.
+
+    Raises:
+        TypeError: for other numbers.
+        ValueError: for a program that is none, or no elements to take the mean of.
+
+    >>> layer_norm(jnp.array([1.0, 2.0, 3.0]), eps=0.0).tolist()
+    [-1.2247447967529297, 0.0, 1.2247447967529297]
+    """
+    if how not in VARIANCES:
+        raise ValueError(f"no layer norm {shown(how)}; {suggest(str(how)[:40], list(VARIANCES))}")
+    x = _rows(x)
+    mean, variance = VARIANCES[how](x)
+    return _finished((x - mean) * rsqrt(variance + eps), scale, bias)
+
+
+def rms_norm(x: Operand, scale: Operand | None = None, *, eps: float = 1e-6) -> Result:
+    """``x * rsqrt(mean(x * x) + eps) * scale`` along the last axis; otherwise as ``layer_norm``.
+
+    >>> rms_norm(jnp.array([3.0, 4.0, 0.0, 0.0]), eps=0.0).tolist()
+    [1.2000000476837158, 1.600000023841858, 0.0, 0.0]
+    """
+    x = _rows(x)
+    return _finished(x * rsqrt(_mean(x * x) + eps), scale, None)
+
+
+def _rows(x: Operand) -> Result:
+    x = widen(require_float(x))
+    if not x.ndim or not x.shape[-1]:
+        raise ValueError(
+            f"an array of shape {list(x.shape)} has no elements along its last axis: there is no "
+            "mean of nothing"
+        )
+    return x
+
+
+def _mean(x: Result) -> Result:
+    return x.sum(-1, keepdims=True) * (1.0 / x.shape[-1])
+
+
+def _two_pass(x: Result) -> tuple[Result, Result]:
+    mean = _mean(x)
+    apart = x - mean
+    return mean, _mean(apart * apart)
+
+
+def _one_pass(x: Result) -> tuple[Result, Result]:
+    mean = _mean(x)
+    return mean, jnp.maximum(_mean(x * x) - mean * mean, 0.0)
+
+
+def _welford(x: Result) -> tuple[Result, Result]:
+    columns = jnp.moveaxis(x, -1, 0)
+
+    def add(state, column):
+        mean, squares, count = state
+        count = count + 1.0
+        apart = column - mean
+        mean = mean + apart * (1.0 / count)
+        return (mean, squares + apart * (column - mean), count), None
+
+    nothing = jnp.zeros_like(columns[0])
+    (mean, squares, _), _ = lax.scan(add, (nothing, nothing, jnp.float32(0)), columns)
+    return mean[..., None], squares[..., None] * (1.0 / x.shape[-1])
+
+
+def _finished(x: Result, scale: Operand | None, bias: Operand | None) -> Result:
+    x = x if scale is None else x * widen(require_float(scale))
+    return x if bias is None else x + widen(require_float(bias))
+
+
+VARIANCES = {"two_pass": _two_pass, "one_pass": _one_pass, "welford": _welford}

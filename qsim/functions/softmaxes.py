@@ -1,0 +1,143 @@
+"""The softmax function by four programs, which differ in how they keep exponentials from overflow.
+
+Each is a JAX function of float32 numbers, made of the steps of ``qsim.functions.elementary``; under
+``qsim.simulate(fn, "all=bfloat16")`` every step is rounded.
+
+Sources: M. Dukhan and A. Ablavatski, The two-pass softmax algorithm, arXiv:2001.04438 (three and
+two passes); M. Milakov and N. Gimelshein, Online normalizer calculation for softmax,
+arXiv:1805.02867; J. R. Stevens et al., Softermax, arXiv:2103.09301 (base two).
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from qsim.functions.elementary import LOG2_E, ScaledNumber, exp, exp2, extended_exp, scaled
+from qsim.numbers.modes import suggest
+from qsim.numbers.records import shown
+from qsim.numbers.rounding import require_float, widen
+
+__all__ = ["SOFTMAXES", "softmax"]
+
+LOWEST = -100000.0  # an exponent below that of every exponential
+
+
+def softmax(
+    x: Float[ArrayLike, "..."], *, axis: int = -1, how: str = "three_pass", lanes: int = 16
+) -> Float[Array, "..."]:
+    """``exp(x) / sum(exp(x))`` along an axis.
+
+    Args:
+        x: floats of at most 32 bits.
+        axis: along which the results add up to one.
+        how: a name of ``SOFTMAXES``:
+
+            - ``three_pass``: the maximum, the exponentials of what is below it, the quotients;
+            - ``two_pass``: exponentials as significands and exponents, which cannot overflow;
+            - ``base2``: as three passes, of two to the power of ``x log2(e)``;
+            - ``online``: the maximum and the sum in one pass, in which the sum is scaled anew
+              wherever the maximum grows.
+        lanes: of ``two_pass`` and ``online``, how many sums there are, of which element k goes to
+            sum k modulo their number; they are joined two by two.
+
+    Elements of minus infinity give zero; a row of nothing else, and one with NaN or infinity, NaN.
+
+    Raises:
+        TypeError: for other numbers.
+        ValueError: for a program that is none, an axis that there is not, or no lanes.
+
+    >>> softmax(jnp.array([1000.0, 1000.0, -jnp.inf]), how="two_pass").tolist()
+    [0.5, 0.5, 0.0]
+    """
+    if how not in SOFTMAXES:
+        raise ValueError(f"no softmax {shown(how)}; {suggest(str(how)[:40], list(SOFTMAXES))}")
+    x = widen(require_float(x))
+    if not x.ndim or not -x.ndim <= axis < x.ndim:
+        raise ValueError(
+            f"axis is {axis}, but the array has {x.ndim} axes: write one of them, such as -1"
+        )
+    if not isinstance(lanes, int) or lanes < 1:
+        raise ValueError(f"lanes is {shown(lanes)}, but there is at least one sum: write lanes=1")
+    if not x.shape[axis]:
+        return x
+    rows = jnp.moveaxis(x, axis, 0)
+    return jnp.moveaxis(SOFTMAXES[how](rows, lanes), 0, axis)
+
+
+def _three_pass(x: Array, lanes: int) -> Array:
+    shifted = exp(x - x.max(0))
+    return shifted / shifted.sum(0)
+
+
+def _base2(x: Array, lanes: int) -> Array:
+    shifted = exp2((x - x.max(0)) * LOG2_E)
+    return shifted / shifted.sum(0)
+
+
+def _two_pass(x: Array, lanes: int) -> Array:
+    """Exponentials are computed twice, so that none has to be kept."""
+
+    def join(a: ScaledNumber, b: ScaledNumber) -> ScaledNumber:
+        top = jnp.maximum(a.exponent, b.exponent)
+        kept = scaled(a.significand, a.exponent - top)
+        return ScaledNumber(kept + scaled(b.significand, b.exponent - top), top)
+
+    total = _in_lanes(_extended, join, x, lanes)
+    m, n = _extended(x)
+    return scaled(m * (1.0 / total.significand), n - total.exponent)
+
+
+def _extended(x: Array) -> ScaledNumber:
+    """Exponentials, that of minus infinity being zero, and that of infinity NaN."""
+    m, n = extended_exp(x)
+    masked = x == -jnp.inf
+    m = jnp.where(masked, 0.0, jnp.where(x == jnp.inf, jnp.nan, m))
+    return ScaledNumber(m, jnp.where(masked, LOWEST, n))
+
+
+class Running(NamedTuple):
+    """A sum of exponentials of what is below the maximum so far, which is kept beside it."""
+
+    top: Array
+    total: Array
+
+
+def _online(x: Array, lanes: int) -> Array:
+    def join(a: Running, b: Running) -> Running:
+        top = jnp.maximum(a.top, b.top)
+        base = jnp.where(top == -jnp.inf, 0.0, top)  # of minus infinities alone nothing is added
+        return Running(top, a.total * exp(a.top - base) + b.total * exp(b.top - base))
+
+    found = _in_lanes(lambda one: Running(one, jnp.ones_like(one)), join, x, lanes)
+    return exp(x - found.top) / found.total
+
+
+def _in_lanes(start: Callable, join: Callable, x: Array, lanes: int) -> Any:
+    """The elements joined one after the other in some sums, and these two by two."""
+    lanes = min(lanes, len(x))
+    absent = jnp.full((-len(x) % lanes, *x.shape[1:]), -jnp.inf)
+    rows = jnp.concatenate([x, absent]).reshape(-1, lanes, *x.shape[1:])
+    state, _ = lax.scan(lambda s, row: (join(s, start(row)), None), start(rows[0]), rows[1:])
+    while lanes > 1:
+        half, odd = lanes // 2, lanes % 2
+        first, second, rest = (
+            jax.tree.map(operator.itemgetter(part), state)
+            for part in (slice(half), slice(half, 2 * half), slice(2 * half, None))
+        )
+        state = jax.tree.map(lambda *z: jnp.concatenate(z), join(first, second), rest)
+        lanes = half + odd
+    return jax.tree.map(operator.itemgetter(0), state)
+
+
+SOFTMAXES = {
+    "three_pass": _three_pass,
+    "two_pass": _two_pass,
+    "base2": _base2,
+    "online": _online,
+}
