@@ -1,5 +1,8 @@
 """Functions step by step: their errors as float32 programs, and with every step rounded."""
 
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -248,3 +251,41 @@ def test_mistakes(call, message):
 def test_integers_are_refused(name):
     with pytest.raises(TypeError):
         getattr(functions, name)(jnp.ones(3, jnp.int32))
+
+
+JAX_FUNCTIONS = {
+    "exp": jnp.exp,
+    "exp2": jnp.exp2,
+    "log": jnp.log,
+    "logistic": jax.nn.sigmoid,
+    "rsqrt": jax.lax.rsqrt,
+    "tanh": jnp.tanh,
+}
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("name", functions.PROGRAMS)
+def test_a_rule_asks_for_steps(name):
+    x = jnp.abs(jax.random.normal(jax.random.key(1), (40,))) + 0.01
+    expected = qsim.simulate(functions.PROGRAMS[name], "all=bfloat16")(x)
+    simulated = qsim.simulate(JAX_FUNCTIONS[name], f"{name}=bfloat16 steps")
+    assert same(simulated(x), expected)
+    assert same(jax.jit(simulated)(x), expected)
+    assert not same(qsim.simulate(JAX_FUNCTIONS[name], f"{name}=bfloat16")(x), expected)
+
+
+def test_steps_in_policies():
+    assert str(qsim.policy("exp=e4m3 ieee steps; all=e5m10")) == "exp=e4m3 ieee steps; all=e5m10"
+    with pytest.raises(ValueError, match="no program of steps for erf, only for exp"):
+        qsim.simulate(jax.lax.erf, "all=e5m10 steps")(jnp.ones(3))
+    policies = [qsim.policy(f"all={f} steps").lower() for f in ("e5m10", "e5m7")]
+    formats = jax.tree.map(lambda *leaves: jnp.stack(leaves), *policies)
+    x = jnp.linspace(-2, 2, 5)
+    found = jax.vmap(lambda p: qsim.simulate(jnp.tanh, p)(x))(formats)
+    assert same(found[0], qsim.simulate(jnp.tanh, "all=e5m10 steps")(x))
+
+
+def test_the_errors_in_the_docs_are_those_of_the_tests():
+    text = (Path(__file__).parents[1] / "docs" / "functions.md").read_text(encoding="utf-8")
+    for name, (_, _, limit) in ELEMENTARY.items():
+        assert re.search(rf"\| `{name}` \|.*\| {limit} \|", text), (name, limit)

@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    "numbers", "scales", "arithmetic", "functions", "simulate", "sweeps", "analysis", "report", "cli",
+    "numbers", "scales", "arithmetic", "functions", "simulate", "sweeps", "analysis", "report",
+    "cli",
 )  # fmt: skip
 MODULES = sorted((ROOT / "qsim").rglob("*.py"))
 JAXPRS = ROOT / "qsim" / "simulate" / "jaxprs.py"

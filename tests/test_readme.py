@@ -41,6 +41,7 @@ def test_the_examples_print_what_the_readme_says(example, expected, monkeypatch)
         ("simulate.md", 2),
         pytest.param("simulate.md", None, marks=pytest.mark.t2),
         ("accumulators.md", None),
+        ("functions.md", None),
     ],
 )
 def test_the_examples_of_a_page_print_what_it_says(name, count, monkeypatch):

@@ -16,7 +16,8 @@ The text form is a list of rules, separated by ``;`` or commas, ``SELECTOR = FOR
 
 ``SELECTOR`` is described in ``qsim.simulate.selector``. ``FORMAT`` is a spec string, a name of the
 catalogue, or ``none``, which leaves numbers alone; ``MODES`` are the names of a rounding mode, an
-overflow policy, a scale and a gradient, in any order, where the default is not wanted.
+overflow policy, a scale and a gradient, in any order, where the default is not wanted; ``steps``
+computes functions by the programs of ``qsim.functions``, every step of which is rounded.
 """
 
 import zlib

@@ -37,6 +37,8 @@ MODES = {
     "gradient": "clipped",
 }
 
+STEPS = "steps"
+
 
 def _static(default: Any):
     return field(default=default, metadata={"static": True})
@@ -61,7 +63,7 @@ class Precision:
 
     Attributes:
         formats: the format; or, for what is inside a scan over layers, one for each layer.
-        rounding, overflow, scale, gradient: as for ``Quantizer``.
+        rounding, overflow, scale, gradient, steps: as for ``Quantizer``.
 
     Raises:
         ValueError: for an unknown mode, or modes that the formats do not have.
@@ -72,6 +74,7 @@ class Precision:
     overflow: str = MODES["overflow"]
     scale: str = MODES["scale"]
     gradient: str = MODES["gradient"]
+    steps: bool = False
 
     def __post_init__(self):
         check_modes(**{kind: getattr(self, kind) for kind in MODES})
@@ -93,7 +96,8 @@ class Precision:
         if not words:
             raise ValueError("a rule says nothing after its '='; write a format, or none")
         modes: dict[str, str] = {}
-        for word in words[1:]:
+        steps = STEPS in words[1:]
+        for word in [word for word in words[1:] if word != STEPS]:
             kind = _kind_of_mode(word)
             if kind in modes:
                 raise ValueError(f"{shown(text)} has two words for {kind}: drop {word!r}")
@@ -101,12 +105,13 @@ class Precision:
         formats = listed(words[0], "|")
         if "none" in formats:
             raise ValueError("a layer is left alone by binary32, not by none: e4m3|binary32|e4m3")
-        return cls(formats=tuple(map(parse, formats)), **modes)
+        return cls(formats=tuple(map(parse, formats)), **modes, steps=steps)
 
     def __str__(self) -> str:
         modes = [getattr(self, kind) for kind in MODES]
         said = [mode for mode, usual in zip(modes, MODES.values(), strict=True) if mode != usual]
-        return " ".join(["|".join(map(str, self.formats)), *said])
+        steps = [STEPS] if self.steps else []
+        return " ".join(["|".join(map(str, self.formats)), *said, *steps])
 
     def lower(
         self, carrier: str = "float32", *, alone: bool = False, known: bool = False
@@ -135,7 +140,7 @@ class Precision:
         extent = reduce(lambda a, b: a and b and a | b, extents)
         grid = stack(grids) if layers else grids[0]
         kept = extent if known or alone else None
-        return Quantizer(grid=grid, layers=layers, extent=kept, **modes)
+        return Quantizer(grid=grid, layers=layers, extent=kept, steps=self.steps, **modes)
 
     @property
     def is_stochastic(self) -> bool:
@@ -154,7 +159,8 @@ def _kind_of_mode(word: str) -> str:
     try:
         Rounding.parse(word)
     except ValueError:
-        words = [*OVERFLOWS, *SCALES, *GRADIENTS, "stochastic", "ties_to_even", "toward_zero"]
+        words = [*OVERFLOWS, *SCALES, *GRADIENTS, STEPS]
+        words += ["stochastic", "ties_to_even", "toward_zero"]
         raise ValueError(
             f"no mode {shown(word)} for rounding, overflow, scale or gradient; "
             f"{suggest(word[:40], words)}"
@@ -179,6 +185,7 @@ class Quantizer:
         grid: the grid; its arrays are the only leaves. Stacked ones are for ``jax.vmap``.
         rounding, overflow, gradient: as for ``qsim.quantize``.
         scale: a rule of ``qsim.SCALES``.
+        steps: whether functions are computed step by step, each step rounded.
         layers: of a scan over layers, if the grid is a stack with one for each; else 0.
         extent: of the format's values, before they are scaled; None if it is not known.
 
@@ -191,6 +198,7 @@ class Quantizer:
     overflow: str = _static(MODES["overflow"])
     scale: str = _static(MODES["scale"])
     gradient: str = _static(MODES["gradient"])
+    steps: bool = _static(False)
     layers: int = _static(0)
     extent: Extent | None = field(default=None, metadata={"static": True})
 

@@ -6,7 +6,7 @@ derivative rules, names and compilation stay what they were.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from typing import Any
 
@@ -18,6 +18,7 @@ from qsim.arithmetic.accumulation import LOWEST, Accumulation
 from qsim.arithmetic.aligned import least_exponent
 from qsim.arithmetic.contraction import accumulated
 from qsim.arithmetic.extents import Extent
+from qsim.functions import PROGRAMS
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid
 from qsim.numbers.random_bits import Key, fold_in
@@ -27,10 +28,11 @@ from qsim.simulate.flow import roles_of
 from qsim.simulate.jaxprs import ClosedJaxpr, JaxprEqn, Literal, alone, bind, varying_axes
 from qsim.simulate.matrices import as_matrices
 from qsim.simulate.plan import Choice, Plan, make_plan
-from qsim.simulate.policy import Policy, as_policy, site_key
+from qsim.simulate.policy import Policy, Rule, as_policy, site_key
 from qsim.simulate.program import Node, is_over_layers, program
 from qsim.simulate.quantizer import Quantizer
 from qsim.simulate.regions import rebuild
+from qsim.simulate.selector import Selector
 
 __all__ = ["simulate"]
 
@@ -194,6 +196,8 @@ def _operation(context: _Context, choice: Choice, node: Node, values: list) -> l
         value if rule is None else once(rule, value, n)
         for n, (rule, value) in enumerate(zip(choice.operands, values, strict=True))
     ]
+    if _has_steps(context, choice, node):
+        return [_in_steps(context, choice, node, values[0])]
     with jax.named_scope(name):
         if choice.accumulator is not None:
             results = [_accumulated(context, choice, node, operands)]
@@ -213,6 +217,29 @@ def _operation(context: _Context, choice: Choice, node: Node, values: list) -> l
         return [
             result.astype(var.aval.dtype) for result, var in zip(results, eqn.outvars, strict=True)
         ]
+
+
+def _has_steps(context: _Context, choice: Choice, node: Node) -> bool:
+    """Whether an operation is a function that a rule wants step by step."""
+    rule = choice.result
+    return node.kind == "function" and rule is not None and _quantizer(context, rule).steps
+
+
+def _in_steps(context: _Context, choice: Choice, node: Node, value: Any) -> Any:
+    """A function by its program of ``qsim.functions``, every step of which is rounded."""
+    assert choice.result is not None
+    name, select = node.name, context.policy.rules[choice.result].select
+    if name not in PROGRAMS:
+        raise ValueError(
+            f"rule {str(select)!r}, {node.path or name} ({name}): there is no program of steps for "
+            f"{name}, only for {', '.join(PROGRAMS)}: begin the policy with a rule for {name}, "
+            f"such as {name}=bfloat16"
+        )
+    once = replace(_quantizer(context, choice.result), steps=False)
+    every = Policy((Rule(select=Selector.parse("all"), to=once),))
+    key = site_key(context.key, node.path, node.name, node.number)
+    found = simulate(PROGRAMS[name], every, key=key)(value)
+    return found.astype(node.eqn.outvars[0].aval.dtype)
 
 
 def on_device(key: Key | None, value) -> Key | None:
