@@ -1,5 +1,8 @@
 """Functions step by step: programs in which ``qsim.simulate`` gives every intermediate a format."""
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
 from qsim.functions.elementary import (
     exp,
     exp2,
@@ -14,7 +17,14 @@ from qsim.functions.elementary import (
 from qsim.functions.norms import layer_norm, rms_norm
 from qsim.functions.softmaxes import softmax
 
+# by the names of JAX's primitives
+PROGRAMS: Mapping[str, Callable] = MappingProxyType(
+    {"exp": exp, "exp2": exp2, "log": log, "logistic": sigmoid, "rsqrt": rsqrt, "tanh": tanh}
+)
+
 __all__ = [
+    "PROGRAMS",
+    "PROGRAMS",
     "exp",
     "exp2",
     "extended_exp",
@@ -28,3 +38,13 @@ __all__ = [
     "softmax",
     "tanh",
 ]
+
+# by the names of JAX's primitives
+PROGRAMS = {
+    "exp": exp,
+    "exp2": exp2,
+    "log": log,
+    "logistic": sigmoid,
+    "rsqrt": rsqrt,
+    "tanh": tanh,
+}

@@ -183,7 +183,8 @@ def rsqrt(x: Operand) -> Result:
     odd = e & 1
     m = jnp.where(odd == 1, m * 2.0, m)
     pattern = lax.bitcast_convert_type(m, jnp.uint32)
-    r = lax.bitcast_convert_type(jnp.uint32(0x5F3759DF) - (pattern >> 1), jnp.float32)
+    seed = lax.bitcast_convert_type(jnp.uint32(0x5F3759DF) - (pattern >> 1), jnp.float32)
+    r = seed * 1.0  # an operation, whose result a policy rounds; bits it leaves alone
     for _ in range(4):
         r = r + r * (0.5 - 0.5 * m * r * r)
     result = scaled(r, -((e - odd) >> 1).astype(jnp.float32))
