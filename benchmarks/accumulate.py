@@ -70,7 +70,7 @@ def _measured(sizes: list[int], repeats: int) -> dict[str, Any]:
     for size in sizes:
         rows, absent = _rows(size, repeats)
         sections.append(record.section(f"{size} x {size} x {size}", COLUMNS, rows))
-        targets = _targets({row["name"]: row["rate"] for row in rows}, size)
+        targets = _targets({row["name"]: row["against"] for row in rows}, size)
     return {"sections": sections, "targets": targets, "absent": absent}
 
 

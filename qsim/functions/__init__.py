@@ -24,7 +24,6 @@ PROGRAMS: Mapping[str, Callable] = MappingProxyType(
 
 __all__ = [
     "PROGRAMS",
-    "PROGRAMS",
     "exp",
     "exp2",
     "extended_exp",
