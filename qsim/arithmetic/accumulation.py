@@ -6,7 +6,7 @@ float sum and its error, jammed; or by integer arithmetic on words, which always
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -22,15 +22,12 @@ from qsim.arithmetic.multipliers import Multiplier
 from qsim.arithmetic.rounders import Rounder, jammed
 from qsim.numbers.grid import CARRIERS, Carrier
 from qsim.numbers.random_bits import Key, fold_in, random_words
+from qsim.numbers.records import static
 
 __all__ = ["LOWEST", "Accumulation", "Steps"]
 
 DIRECT = {"ties_to_even": "nearest", "toward_zero": "zero"}
 LOWEST = -(1 << 14)  # below the exponent of every number
-
-
-def _static(default: Any):
-    return field(default=default, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -51,11 +48,11 @@ class Accumulation:
     outer: Rounder | None = None
     multiplier: Multiplier | None = None
     bits: Any = None
-    order: str = _static("sequential")
-    count: int = _static(0)
-    group: int = _static(0)
-    chunk: int = _static(0)
-    carrier: str = _static("float32")
+    order: str = static(default="sequential")
+    count: int = static(default=0)
+    group: int = static(default=0)
+    chunk: int = static(default=0)
+    carrier: str = static(default="float32")
 
     @classmethod
     def of(cls, acc: Accumulator, carrier: str = "float32") -> "Accumulation":

@@ -5,7 +5,7 @@ the sum is what ``qsim.arithmetic.integers`` makes it. As a float it is rounded,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from qsim.arithmetic.integers import plus
 from qsim.numbers.formats import Integer
 from qsim.numbers.grid import Carrier
 from qsim.numbers.modes import Rounding
+from qsim.numbers.records import static
 
 __all__ = ["IntegerSum", "integer_sum"]
 
@@ -38,8 +39,8 @@ class IntegerSum:
     """
 
     bits: Any
-    overflow: str = field(metadata={"static": True})
-    extent: Extent = field(metadata={"static": True})
+    overflow: str = static()
+    extent: Extent = static()
 
     @classmethod
     def of(cls, acc: Accumulator, carrier: Carrier) -> "IntegerSum | None":

@@ -19,7 +19,7 @@ same without an offset).
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ from jaxtyping import Array, Float
 
 from qsim.arithmetic.extents import Extent
 from qsim.numbers.grid import Carrier, word
+from qsim.numbers.records import static
 
 __all__ = ["LMul", "Multiplier"]
 
@@ -102,8 +103,8 @@ class Multiplier:
 
     bits: Any
     offset: Any
-    formula: bool = field(metadata={"static": True})
-    widest: int = field(metadata={"static": True})
+    formula: bool = static()
+    widest: int = static()
 
     @classmethod
     def of(cls, lmul: LMul, carrier: Carrier) -> "Multiplier":

@@ -13,10 +13,9 @@ G. Melquiond, IEEE Trans. Computers 57(4), 2008 (rounding to odd).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,14 +28,11 @@ from qsim.numbers.binades import BinadeGrid
 from qsim.numbers.formats import Float, Format
 from qsim.numbers.grid import Carrier, Grid, carrier_of, lower, word
 from qsim.numbers.modes import Rounding
+from qsim.numbers.records import static
 
 __all__ = ["Rounder", "jammed"]
 
 LEAN = ("saturate", "ieee")
-
-
-def _static(default: Any):
-    return field(default=default, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -54,12 +50,12 @@ class Rounder:
     """
 
     grid: Grid
-    rounding: str = _static("ties_to_even")
-    overflow: str = _static("ieee")
-    extent: Extent = field(metadata={"static": True})
-    spare: int = _static(0)
-    plain: bool = _static(False)
-    is_carrier: bool = _static(False)
+    rounding: str = static(default="ties_to_even")
+    overflow: str = static(default="ieee")
+    extent: Extent = static()
+    spare: int = static(default=0)
+    plain: bool = static(default=False)
+    is_carrier: bool = static(default=False)
 
     @classmethod
     def of(cls, fmt: Format, rounding: str, overflow: str, carrier: Carrier) -> "Rounder":

@@ -4,7 +4,7 @@ Sources: the definitions in ``qsim.numbers.exact``, which rounding to them equal
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from qsim.numbers.formats import Float, Format, Integer, power
 from qsim.numbers.gaps import gap_shift, round_to_gaps
 from qsim.numbers.grid import Carrier, Grid, carrier_of, lowered, pattern, require_carried, word
 from qsim.numbers.modes import Rounding
-from qsim.numbers.records import exponent_of
+from qsim.numbers.records import exponent_of, static
 from qsim.numbers.significands import normalised
 from qsim.numbers.tables import table_of
 
@@ -98,8 +98,8 @@ class BinadeGrid(Grid):
     absolute: Any
     negative_zero: Any
     parity: Any
-    first_is_power: bool = field(default=True, metadata={"static": True})
-    deep: bool = field(default=False, metadata={"static": True})
+    first_is_power: bool = static(default=True)
+    deep: bool = static(default=False)
     wraps: ClassVar[bool] = True
 
     @property

@@ -25,7 +25,7 @@ Sources: B. Widynski, Squares: A Fast Counter-Based RNG, arXiv:2004.06278 (``squ
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ from jax import lax
 from jaxtyping import Array, Integer, UInt
 
 from qsim.numbers.modes import Rounding, suggest
-from qsim.numbers.records import shown
+from qsim.numbers.records import shown, static
 
 __all__ = ["CounterKey", "Key", "check_key", "counter_key", "fold_in", "random_words", "words_at"]
 
@@ -56,7 +56,7 @@ class CounterKey:
     """
 
     words: Any
-    generator: str = field(default="squares", metadata={"static": True})
+    generator: str = static(default="squares")
 
 
 Key = Array | CounterKey

@@ -8,7 +8,7 @@ Sources: the definitions in ``qsim.scales.exact_blocks``, which this equals.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from functools import reduce
 from typing import Any
@@ -24,7 +24,7 @@ from qsim.numbers.binades import times_power
 from qsim.numbers.formats import Integer
 from qsim.numbers.grid import Carrier, Grid, carrier_of, lowered, pattern
 from qsim.numbers.modes import Rounding
-from qsim.numbers.records import exponent_of, power
+from qsim.numbers.records import exponent_of, power, static
 from qsim.scales.arithmetic import (
     above_zero,
     absolute,
@@ -68,8 +68,8 @@ class BlockGrid(Grid):
     highest_power: Any
     least: Any
     floor: Any
-    recipe: Recipe = field(metadata={"static": True})
-    moves: bool = field(metadata={"static": True})
+    recipe: Recipe = static()
+    moves: bool = static()
 
     @property
     def kind(self) -> str:

@@ -22,7 +22,7 @@ computes functions by the programs of ``qsim.functions``, every step of which is
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import jax
 from jaxtyping import Array
@@ -32,7 +32,7 @@ from qsim.arithmetic.accumulator import Accumulator
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid
 from qsim.numbers.random_bits import Key, fold_in
-from qsim.numbers.records import shown
+from qsim.numbers.records import shown, static
 from qsim.numbers.specs import format_of, listed, parse
 from qsim.simulate.explanation import Explanation, Place
 from qsim.simulate.flow import roles_of
@@ -54,7 +54,7 @@ NAMED = ("weights", "caches", "activations", "gradients", "states", "operands", 
 class Rule:
     """What the operands or results that a selector addresses get; None leaves them alone."""
 
-    select: Selector = field(metadata={"static": True})
+    select: Selector = static()
     to: Precision | Quantizer | Accumulator | Accumulation | None
 
     def __str__(self) -> str:

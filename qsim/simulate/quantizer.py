@@ -5,9 +5,8 @@ A ``Precision`` is a description, which can be printed; a ``Quantizer`` is the s
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from qsim.numbers.grid import Grid, carrier_of, lower, stack
 from qsim.numbers.integers import check_wrap
 from qsim.numbers.modes import OVERFLOWS, Rounding, check_overflow, suggest
 from qsim.numbers.random_bits import Key, random_words
-from qsim.numbers.records import shown
+from qsim.numbers.records import shown, static
 from qsim.numbers.specs import listed, parse
 from qsim.scales.block_grid import BlockGrid
 from qsim.scales.blocks import Block
@@ -38,10 +37,6 @@ MODES = {
 }
 
 STEPS = "steps"
-
-
-def _static(default: Any):
-    return field(default=default, metadata={"static": True})
 
 
 def check_modes(*, rounding: str, overflow: str, scale: str, gradient: str) -> None:
@@ -194,13 +189,13 @@ class Quantizer:
     """
 
     grid: Grid
-    rounding: str = _static(MODES["rounding"])
-    overflow: str = _static(MODES["overflow"])
-    scale: str = _static(MODES["scale"])
-    gradient: str = _static(MODES["gradient"])
-    steps: bool = _static(False)
-    layers: int = _static(0)
-    extent: Extent | None = field(default=None, metadata={"static": True})
+    rounding: str = static(default=MODES["rounding"])
+    overflow: str = static(default=MODES["overflow"])
+    scale: str = static(default=MODES["scale"])
+    gradient: str = static(default=MODES["gradient"])
+    steps: bool = static(default=False)
+    layers: int = static(default=0)
+    extent: Extent | None = static(default=None)
 
     def __post_init__(self):
         check_modes(**{kind: getattr(self, kind) for kind in MODES})
