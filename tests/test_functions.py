@@ -33,6 +33,16 @@ ELEMENTARY = {
 }
 
 
+JAX_FUNCTIONS = {
+    "exp": jnp.exp,
+    "exp2": jnp.exp2,
+    "log": jnp.log,
+    "logistic": jax.nn.sigmoid,
+    "rsqrt": jax.lax.rsqrt,
+    "tanh": jnp.tanh,
+}
+
+
 def units(found, real) -> np.ndarray:
     """Errors in units in the last place of float32, of results that are no subnormal numbers."""
     errors = []
@@ -86,6 +96,39 @@ def test_exponentials_do_not_overflow():
         for v, m, n in zip(x, np.asarray(significands), np.asarray(exponents), strict=True):
             ratio = mpmath.ldexp(mpmath.mpf(float(m)), int(n)) / mpmath.exp(mpmath.mpf(float(v)))
             assert abs(ratio - 1) < 1.1 * 2.0**-23, v
+
+
+@pytest.mark.parametrize("name", [*ELEMENTARY, "gelu"])
+def test_derivatives_are_those_of_the_real_functions(name):
+    real = {**JAX_FUNCTIONS, "sigmoid": jax.nn.sigmoid, "gelu": jax.nn.gelu}
+    real["reciprocal"] = jnp.reciprocal
+    x = jnp.array([0.3, 0.7, 2.5])
+    slope = lambda fn: jax.grad(lambda x: fn(x).sum())(x)  # noqa: E731
+    expected = slope(real[name])
+    assert same(slope(getattr(functions, name)), expected)
+    np.testing.assert_allclose(
+        slope(qsim.simulate(getattr(functions, name), "all=e8m22")), expected, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("how", ["layer_norm", "rms_norm", *SOFTMAXES])
+def test_derivatives_of_rows(how):
+    x = jnp.array([0.3, 0.7, -2.5])
+    weights = jnp.array([1.0, -2.0, 0.5])
+    if how in SOFTMAXES:
+        program, real = (lambda x: softmax(x, how=how)), jax.nn.softmax
+    elif how == "rms_norm":
+        program, real = rms_norm, lambda x: x / jnp.sqrt((x * x).mean() + 1e-6)
+    else:
+        program, real = layer_norm, lambda x: (x - x.mean()) / jnp.sqrt(x.var() + 1e-5)
+    slope = lambda fn: jax.grad(lambda x: (fn(x) * weights).sum())(x)  # noqa: E731
+    np.testing.assert_allclose(slope(program), slope(real), rtol=1e-4, atol=1e-6)
+
+
+def test_special_results_are_rounded_too():
+    zero = jnp.zeros(1)
+    assert qsim.simulate(functions.log, "all=e4m3fn")(zero).tolist() == [-448.0]
+    assert qsim.simulate(functions.rsqrt, "all=e4m3fn")(zero).tolist() == [448.0]
 
 
 # --- softmax ------------------------------------------------------------------------------------
@@ -251,16 +294,6 @@ def test_mistakes(call, message):
 def test_integers_are_refused(name):
     with pytest.raises(TypeError):
         getattr(functions, name)(jnp.ones(3, jnp.int32))
-
-
-JAX_FUNCTIONS = {
-    "exp": jnp.exp,
-    "exp2": jnp.exp2,
-    "log": jnp.log,
-    "logistic": jax.nn.sigmoid,
-    "rsqrt": jax.lax.rsqrt,
-    "tanh": jnp.tanh,
-}
 
 
 @pytest.mark.t1

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from qsim.functions.approximation import Piecewise, Table
 from qsim.functions.elementary import (
     exp,
     exp2,
@@ -24,6 +25,8 @@ PROGRAMS: Mapping[str, Callable] = MappingProxyType(
 
 __all__ = [
     "PROGRAMS",
+    "Piecewise",
+    "Table",
     "exp",
     "exp2",
     "extended_exp",

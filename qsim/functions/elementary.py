@@ -5,6 +5,7 @@ polynomial or a seed that Newton's iteration improves, and an exponent that is p
 bits. Under ``qsim.simulate(fn, "all=e5m10")`` the result of every step is rounded to a format;
 constants, integers and the moving of bits are left as they are. On their own they are float32
 programs, whose errors docs/functions.md lists; back ends flush results that are subnormal to zero.
+Their derivatives are those of the real functions.
 
 Sources: W. J. Cody and W. Waite, Software Manual for the Elementary Functions, 1980 (reductions);
 J.-M. Muller, Elementary Functions, 3rd ed., 2016, chapters 4, 5 and 11; S. L. Moshier, Methods and
@@ -12,8 +13,11 @@ Programs for Mathematical Functions, 1989 (the polynomial of tanh); FreeBSD's ``
 log).
 """
 
+from collections.abc import Callable
+from functools import wraps
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
@@ -60,6 +64,25 @@ SMALL = 0.625  # up to which tanh is a polynomial
 ROOT_2_OVER_PI, CUBIC = 0.7978845608028654, 0.044715
 
 
+def _with_derivative_of(real: Callable) -> Callable:
+    """Gives a program of float32 numbers the derivative of a function; bits have none."""
+
+    def decorate(program: Callable[[Result], Result]) -> Callable[[Operand], Result]:
+        run = jax.custom_jvp(program)
+
+        @run.defjvp
+        def _(primals, tangents):
+            return run(*primals), jax.jvp(real, primals, tangents)[1]
+
+        @wraps(program)
+        def function(x: Operand) -> Result:
+            return run(_single(x))
+
+        return function
+
+    return decorate
+
+
 class ScaledNumber(NamedTuple):
     """A number ``significand * 2**exponent`` whose exponent is a float, and cannot overflow.
 
@@ -71,7 +94,8 @@ class ScaledNumber(NamedTuple):
     exponent: Array
 
 
-def exp(x: Operand) -> Result:
+@_with_derivative_of(jnp.exp)
+def exp(x: Result) -> Result:
     """The exponential function.
 
     Args:
@@ -83,17 +107,18 @@ def exp(x: Operand) -> Result:
     >>> exp(jnp.array([0.0, 1.0, -200.0])).tolist()
     [1.0, 2.7182817459106445, 0.0]
     """
-    x = jnp.clip(_single(x), -104.0, 89.0)  # beyond, it is 0 and infinity anyway
+    x = jnp.clip(x, -104.0, 89.0)  # beyond, it is 0 and infinity anyway
     return scaled(*extended_exp(x))
 
 
-def exp2(x: Operand) -> Result:
+@_with_derivative_of(jnp.exp2)
+def exp2(x: Result) -> Result:
     """Two to a power; arguments and errors as for ``exp``.
 
     >>> exp2(jnp.array([-1.0, 0.5, 10.0])).tolist()
     [0.5, 1.4142135381698608, 1024.0]
     """
-    x = jnp.clip(_single(x), -151.0, 129.0)
+    x = jnp.clip(x, -151.0, 129.0)
     n = jnp.round(x)
     return scaled(_exp_near_zero((x - n) * 0.6931471805599453), n)
 
@@ -129,7 +154,8 @@ def scaled(significand: Result, exponent: Result) -> Result:
     return significand * _power_of_two(half) * _power_of_two(n - half)
 
 
-def log(x: Operand) -> Result:
+@_with_derivative_of(jnp.log)
+def log(x: Result) -> Result:
     """The natural logarithm; arguments and errors as for ``exp``.
 
     That of zero is minus infinity, below zero it is NaN.
@@ -137,7 +163,6 @@ def log(x: Operand) -> Result:
     >>> log(jnp.array([1.0, 10.0, 0.0])).tolist()
     [0.0, 2.3025851249694824, -inf]
     """
-    x = _single(x)
     m, e = _parts(x)
     low = m < 1.4142135381698608
     n = jnp.where(low, e, e + 1).astype(jnp.float32)
@@ -149,10 +174,11 @@ def log(x: Operand) -> Result:
     result = n * LN2_HIGH - ((half - (s * (half + rest) + n * LN2_LOW)) - f)
     result = jnp.where(jnp.isinf(x), x, result)
     result = jnp.where((x < 0) | jnp.isnan(x), jnp.nan, result)
-    return jnp.where(e < LEAST, -jnp.inf, result)
+    return _chosen(jnp.where(e < LEAST, -jnp.inf, result))
 
 
-def reciprocal(x: Operand) -> Result:
+@_with_derivative_of(jnp.reciprocal)
+def reciprocal(x: Result) -> Result:
     """``1 / x`` by Newton's iteration; arguments and errors as for ``exp``.
 
     Of a zero it is infinite, of its sign.
@@ -160,17 +186,17 @@ def reciprocal(x: Operand) -> Result:
     >>> reciprocal(jnp.array([4.0, -0.1, 0.0])).tolist()
     [0.25, -10.0, inf]
     """
-    x = _single(x)
     m, e = _parts(x)
     r = 24 / 17 - 8 / 17 * m
     for _ in range(4):
         r = r + r * (1.0 - m * r)
     magnitude = scaled(r, -e.astype(jnp.float32))
     magnitude = jnp.where(e < LEAST, jnp.inf, jnp.where(jnp.isinf(x), 0.0, magnitude))
-    return jnp.where(jnp.isnan(x), x, jnp.copysign(magnitude, x))
+    return _chosen(jnp.where(jnp.isnan(x), x, jnp.copysign(magnitude, x)))
 
 
-def rsqrt(x: Operand) -> Result:
+@_with_derivative_of(lax.rsqrt)
+def rsqrt(x: Result) -> Result:
     """One over the square root, by Newton's iteration; arguments and errors as for ``exp``.
 
     Of a zero it is infinite, of its sign; below zero it is NaN.
@@ -178,46 +204,46 @@ def rsqrt(x: Operand) -> Result:
     >>> rsqrt(jnp.array([4.0, 0.01, 0.0])).tolist()
     [0.5, 10.0, inf]
     """
-    x = _single(x)
     m, e = _parts(x)
     odd = e & 1
     m = jnp.where(odd == 1, m * 2.0, m)
     pattern = lax.bitcast_convert_type(m, jnp.uint32)
     seed = lax.bitcast_convert_type(jnp.uint32(0x5F3759DF) - (pattern >> 1), jnp.float32)
-    r = seed * 1.0  # an operation, whose result a policy rounds; bits it leaves alone
+    r = _chosen(seed)
     for _ in range(4):
         r = r + r * (0.5 - 0.5 * m * r * r)
     result = scaled(r, -((e - odd) >> 1).astype(jnp.float32))
     result = jnp.where(jnp.isinf(x), 0.0, result)
     result = jnp.where((x < 0) | jnp.isnan(x), jnp.nan, result)
-    return jnp.where(e < LEAST, jnp.copysign(jnp.inf, x), result)
+    return _chosen(jnp.where(e < LEAST, jnp.copysign(jnp.inf, x), result))
 
 
-def tanh(x: Operand) -> Result:
+@_with_derivative_of(jnp.tanh)
+def tanh(x: Result) -> Result:
     """The hyperbolic tangent; arguments and errors as for ``exp``.
 
     >>> tanh(jnp.array([-jnp.inf, 0.0, 0.5])).tolist()
     [-1.0, 0.0, 0.46211716532707214]
     """
-    x = _single(x)
     z = x * x
     small = x + x * (z * _horner(z, TANH))
     large = 1.0 - 2.0 / (exp(2.0 * jnp.abs(x)) + 1.0)
     return jnp.copysign(jnp.where(jnp.abs(x) < SMALL, small, large), x)
 
 
-def sigmoid(x: Operand) -> Result:
+@_with_derivative_of(jax.nn.sigmoid)
+def sigmoid(x: Result) -> Result:
     """``1 / (1 + exp(-x))``; arguments and errors as for ``exp``.
 
     >>> sigmoid(jnp.array([0.0, 2.0, -jnp.inf])).tolist()
     [0.5, 0.8807970285415649, 0.0]
     """
-    x = _single(x)
     small = exp(-jnp.abs(x))
     return jnp.where(x < 0, small, 1.0) / (1.0 + small)
 
 
-def gelu(x: Operand) -> Result:
+@_with_derivative_of(jax.nn.gelu)
+def gelu(x: Result) -> Result:
     """The Gaussian error linear unit in its form with tanh; arguments and errors as for ``exp``.
 
     With ``1 + tanh(u) = 2 sigmoid(2 u)``, in which nothing cancels.
@@ -227,7 +253,6 @@ def gelu(x: Operand) -> Result:
     >>> gelu(jnp.array([1.0, -1.0])).tolist()
     [0.8411920070648193, -0.15880799293518066]
     """
-    x = _single(x)
     u = ROOT_2_OVER_PI * (x + CUBIC * (x * x * x))
     return jnp.maximum(x, -1e30) * sigmoid(2.0 * u)  # minus infinity by zero is none
 
@@ -245,6 +270,11 @@ def _single(x: Operand) -> Result:
     if x.dtype != jnp.float32:
         raise TypeError(f"these programs are for float32, got {x.dtype}: cast with astype")
     return x
+
+
+def _chosen(x: Result) -> Result:
+    """``x`` as the result of an operation: a policy does not round what is chosen, nor bits."""
+    return x * 1.0
 
 
 def _exp_near_zero(t: Result) -> Result:
