@@ -372,6 +372,7 @@ def test_binary32_is_float64_rounded_where_that_tells(name, mpmath):
 
 
 @pytest.mark.t1
+@pytest.mark.every(4)
 @pytest.mark.parametrize("name", ["exp", "log", "rsqrt", "tanh", "gelu"])
 def test_bfloat16_everywhere(name, mpmath):
     x = np.arange(1 << 16, dtype=np.uint16)[::5].view(ml_dtypes.bfloat16).astype(np.float32)

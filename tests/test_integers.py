@@ -378,6 +378,7 @@ CASES = {
 
 
 @pytest.mark.t1
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", CASES)
 def test_same_bytes_eager_jitted_and_mapped(name):
     f, args = CASES[name]
@@ -389,6 +390,7 @@ def test_same_bytes_eager_jitted_and_mapped(name):
 
 
 @pytest.mark.t1
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", CASES)
 def test_same_bytes_with_x64(name):
     f, args = CASES[name]
