@@ -20,6 +20,7 @@ __all__ = [
     "Node",
     "Program",
     "annotate",
+    "evaluate",
     "is_over_layers",
     "join_scopes",
     "program",
@@ -110,6 +111,27 @@ def annotate(traced: Traced, roles: Mapping) -> Program:
     flows = input_flows(traced, roles)
     nodes, _ = _walk(traced.jaxpr, flows, _Where(), _Book())
     return Program(traced, tuple(flows), tuple(nodes))
+
+
+def evaluate(jaxpr: ClosedJaxpr, nodes: Sequence[Node], values: Sequence, run: Callable) -> list:
+    """The outputs of a program at some values.
+
+    Args:
+        jaxpr, nodes: the program, and its operations.
+        values: of the inputs.
+        run: ``run(node, values)`` gives the results of an operation.
+    """
+    inner = jaxpr.jaxpr
+    known = dict(zip(inner.invars, values, strict=True))
+    known.update(zip(inner.constvars, jaxpr.consts, strict=True))
+
+    def read(atom):
+        return atom.val if isinstance(atom, Literal) else known[atom]
+
+    for node in nodes:
+        results = run(node, [read(atom) for atom in node.eqn.invars])
+        known.update(zip(node.eqn.outvars, results, strict=True))
+    return [read(atom) for atom in inner.outvars]
 
 
 # --- walking ------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 
 from qsim.simulate.jaxprs import ClosedJaxpr, JaxprEqn, bind, closed, inner_jaxprs, jaxpr_as_fun
 
-__all__ = ["STRUCTURED", "Region", "rebuild", "regions"]
+__all__ = ["CUSTOM", "STRUCTURED", "Region", "rebuild", "regions", "where_rows"]
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,19 @@ def regions(eqn: JaxprEqn) -> list[Region]:
 # --- rebuilding -----------------------------------------------------------------------------
 
 
+def where_rows(rows, new, old):
+    """``new`` in the rows (the leading axes) that are chosen, ``old`` in the others."""
+    return jnp.where(jnp.expand_dims(rows, tuple(range(rows.ndim, new.ndim))), new, old)
+
+
 def rebuild(
-    eqn: JaxprEqn, values: list[Any], run: Callable[..., list[Any]], state: Any, step: bool
+    eqn: JaxprEqn,
+    values: list[Any],
+    run: Callable[..., list[Any]],
+    state: Any,
+    step: bool,
+    *,
+    choose: Callable = where_rows,
 ):
     """The results of a structured equation with its regions run by ``run``.
 
@@ -92,6 +103,7 @@ def rebuild(
             derivative rules of their own may not capture them.
         step: whether ``run`` wants to know the number of the loop's iteration, which is then
             not None. Of a scan it is the place in what is scanned.
+        choose: ``choose(rows, new, old)`` gives the new value in some rows, else the old one.
     """
     name = eqn.primitive.name
     if name in CUSTOM:
@@ -104,7 +116,7 @@ def rebuild(
     if name == "scan":
         return _scan(eqn.params, values, run, step)
     if name == "while":
-        return _while(eqn.params, values, run, step)
+        return _while(eqn.params, values, run, step, choose)
     if name == "cond":
         index, *rest = values
         count = len(eqn.params["branches"])
@@ -141,7 +153,9 @@ def _scan(params: dict, values: list[Any], run: Callable, step: bool) -> list[An
     return [*final, *stacked]
 
 
-def _while(params: dict, values: list[Any], run: Callable, step: bool) -> list[Any]:
+def _while(
+    params: dict, values: list[Any], run: Callable, step: bool, choose: Callable
+) -> list[Any]:
     first, second = params["cond_nconsts"], params["body_nconsts"]
     of_test, of_body, initial = (
         values[:first],
@@ -161,7 +175,7 @@ def _while(params: dict, values: list[Any], run: Callable, step: bool) -> list[A
         new = run(0, number if step else None, *of_body, *carried)
         if params["cond_jaxpr"].out_avals[0].shape:  # of a vmapped loop only some rows go on
             goes_on = unfinished(number, carried)
-            new = [_where_rows(goes_on, *pair) for pair in zip(new, carried, strict=True)]
+            new = [choose(goes_on, *pair) for pair in zip(new, carried, strict=True)]
         return [number + 1, *new]
 
     return lax.while_loop(test, body, [jnp.int32(0), *initial])[1:]
@@ -204,11 +218,6 @@ def _in_turn(values: Sequence, lengths: Sequence[int]) -> list[Sequence]:
     """The first values cut into sequences of these lengths."""
     ends = list(itertools.accumulate(lengths))
     return [values[end - length : end] for end, length in zip(ends, lengths, strict=True)]
-
-
-def _where_rows(rows, new, old):
-    """``new`` in the rows (the leading axes) that are chosen, ``old`` in the others."""
-    return jnp.where(jnp.expand_dims(rows, tuple(range(rows.ndim, new.ndim))), new, old)
 
 
 def _custom(eqn: JaxprEqn, values: list[Any], run: Callable, state: Any) -> list[Any]:

@@ -1,0 +1,1 @@
+"""Scale propagation: programs whose every tensor is a pair of data and scale."""
