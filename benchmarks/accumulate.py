@@ -1,8 +1,10 @@
-"""Sums in an emulated accumulator are as fast as a loop in C, and far faster than other programs'.
+"""1,024 x 1,024 x 1,024 products in binary16 sums: near a C loop's rate, 20 times other programs'.
 
 Matrix products of E4M3 values, in an accumulator of binary16 where nothing else is said. Programs
-that are slow multiply some of the rows only; all are compared by multiply-accumulates per second,
-and every result that is the same sum must have the same bytes.
+that are slow multiply some of the rows only; all are compared by multiply-accumulates per second.
+Products and sums rounded one after the other are the same sums in every program: before anything
+is timed their bytes are compared, and the benchmark fails where they differ. Each size has its own
+targets; small ones, whose calls cost more than their sums, miss some.
 """
 
 import ctypes
@@ -52,7 +54,7 @@ COLUMNS = {
     "milliseconds": "ms",
     "rate": "GMAC/s",
     "against": "times the float32 dot's rate",
-    "same": "bytes as the exact sums",
+    "same": "bytes as qsim's",
 }
 Product = Callable[[np.ndarray, np.ndarray], Any]
 
@@ -70,12 +72,12 @@ def _measured(sizes: list[int], repeats: int) -> dict[str, Any]:
     for size in sizes:
         rows, absent = _rows(size, repeats)
         sections.append(record.section(f"{size} x {size} x {size}", COLUMNS, rows))
-        targets = _targets({row["name"]: row["against"] for row in rows}, size)
+        targets += targets_of(rows, size)
     return {"sections": sections, "targets": targets, "absent": absent}
 
 
-def _targets(rates: dict[str, float], size: int) -> list[dict[str, Any]]:
-    """What is asked of the largest size, of the programs that are there."""
+def targets_of(rows: list[dict[str, Any]], size: int) -> list[dict[str, Any]]:
+    """What is asked of a size: rates against those of the programs that are there."""
     asked = [
         (LOOP, STEPS, 0.8),
         ("CPFloat", STEPS, 20),
@@ -83,8 +85,14 @@ def _targets(rates: dict[str, float], size: int) -> list[dict[str, Any]]:
         (PYCHOP, STEPS, 50),
         (DOT, CHUNKS, 0.5),
     ]
+    rates = {row["name"]: row["against"] for row in rows}  # of interleaved runs
+    parts = {row["name"]: row["part"] for row in rows}
     return [
-        record.target(f"{size}: {mine}, times {name}", rates[mine] / rates[name], at_least=least)
+        record.target(
+            f"{size}: rate of {mine}, times that of {name} on {parts[name]}",
+            rates[mine] / rates[name],
+            at_least=least,
+        )
         for name, mine, least in asked
         if name in rates
     ]
@@ -110,28 +118,42 @@ def _rows(size: int, repeats: int) -> tuple[list[dict[str, Any]], list[dict[str,
     runs = {
         name: partial(f, a[: parts[name][0]], _columns(b, parts[name])) for name, f in made.items()
     }
-    truth = np.asarray(runs[STEPS]())
+    alike = {name: runs[name] for name in (STEPS, *found)}
+    _require_same(alike, parts)
     taken = timing.interleave(runs, DOT, repeats=repeats)
     rows = []
-    for name, run in runs.items():
+    for name in runs:
         facts, (height, width) = taken[name].facts(), parts[name]
-        result = np.asarray(run(), np.float32)
-        wanted = np.ascontiguousarray(truth[:height, :width])
-        same = bool((result.view(np.uint32) == wanted.view(np.uint32)).all())
         rate = height * width * size / facts["milliseconds"] / 1e6
         of_dot = facts["ratio"] * size**2 / (height * width)
-        comparable = name == STEPS or name in found
         rows.append(
             {
                 "name": name,
                 "part": f"{height} x {width}",
                 "rate": rate,
                 "against": 1 / of_dot,
-                "same": ("yes" if same else "no") if comparable else None,
+                "same": "yes" if name in alike else None,
                 **facts,
             }
         )
     return rows, absent
+
+
+def _require_same(runs: dict[str, Callable[[], Any]], parts: dict[str, tuple[int, int]]) -> None:
+    """Checks that programs of one definition give the same bytes.
+
+    Raises:
+        RuntimeError: if one does not: then its time says nothing.
+    """
+    ours = np.asarray(runs[STEPS](), np.float32)
+    for name, run in runs.items():
+        height, width = parts[name]
+        result = np.asarray(run(), np.float32)
+        differ = result.view(np.uint32) != ours[:height, :width].view(np.uint32)
+        if differ.any():
+            raise RuntimeError(
+                f"{name}: {differ.sum()} of {differ.size} sums are not those of qsim"
+            )
 
 
 def _columns(b: np.ndarray, part: tuple[int, int]) -> np.ndarray:

@@ -38,7 +38,8 @@ class Accumulation:
     Attributes:
         sums, products, outer: the roundings; None where there are none.
         multiplier: what makes products; None for a multiplication.
-        bits: at how many bits ``align`` cuts; the shifts of ``normalise``.
+        bits: at how many bits ``align`` cuts; None for other orders.
+        shifts: those of ``normalise``, [2]; None for other orders.
         order, count, group, chunk: as in ``Accumulator``; ``count`` is 0 for ``align``.
         carrier: the name of the carrier.
     """
@@ -48,6 +49,7 @@ class Accumulation:
     outer: Rounder | None = None
     multiplier: Multiplier | None = None
     bits: Any = None
+    shifts: Any = None
     order: str = static(default="sequential")
     count: int = static(default=0)
     group: int = static(default=0)
@@ -69,7 +71,8 @@ class Accumulation:
             products=product and Rounder.of(product, acc.rounding, acc.overflow, held),
             outer=acc.outer and Rounder.of(acc.outer, "ties_to_even", "ieee", held),
             multiplier=acc.multiplier and Multiplier.of(acc.multiplier, held),
-            bits=np.int32(acc.count) if aligned else acc.shifts and np.int32(acc.shifts),
+            bits=np.int32(acc.count) if aligned else None,
+            shifts=acc.shifts and np.int32(acc.shifts),
             order=acc.order,
             count=0 if aligned else acc.count,
             group=acc.group,
@@ -85,6 +88,11 @@ class Accumulation:
             if (part := getattr(self, name)) is not None
         }
         return replace(self, **joined)
+
+    @property
+    def alters_products(self) -> bool:
+        """Whether products are other than exact: rounded, or made by no multiplication."""
+        return self.products is not None or self.multiplier is not None
 
     @property
     def is_stochastic(self) -> bool:
@@ -127,8 +135,7 @@ class Steps:
     @property
     def has_products(self) -> bool:
         """Whether products are numbers of the carrier, which can be added."""
-        how = self.how
-        return self.normal or how.products is not None or how.multiplier is not None
+        return self.normal or self.how.alters_products
 
     def product(self, a: Array, b: Array, number: Array | int) -> Array:
         """``a * b``, exact or rounded.
@@ -137,11 +144,12 @@ class Steps:
             ValueError: for exact products that are no numbers of the carrier.
         """
         rounder, multiplier = self.how.products, self.how.multiplier
-        if rounder is None and multiplier is None and not self.normal:
+        if not self.has_products:
+            rounds = "" if self.how.order == "align" else "round them with product=FORMAT, or "
             raise ValueError(
                 f"products of these operands are not exact in {self.carrier.name}, and order "
-                f"{self.how.order!r} adds them as they are: round them with product=FORMAT, or say "
-                "of what formats the operands are"
+                f"{self.how.order!r} adds them as they are: {rounds}say of what formats the "
+                "operands are, by rules or formats=('e4m3', 'e4m3')"
             )
         if multiplier is not None:
             exact = multiplier(a, b, self.carrier)
@@ -240,8 +248,10 @@ class Steps:
             return "odd"
         if rounder.is_carrier and mode in DIRECT:
             return DIRECT[mode]
+        fewer = " or fewer random bits, stochastic:8" if rounder.mode.is_stochastic else ""
         raise ValueError(
             f"sums and products of {rounder.extent.precision} bits cannot be rounded once, {mode}, "
             f"in {held.name}, which has {held.mantissa_bits + 1}: take a narrower accumulator"
+            + fewer
             + ("" if held.name == "float64" else ", or enable x64 and pass float64")
         )

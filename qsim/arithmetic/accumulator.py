@@ -34,6 +34,7 @@ Sources: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., 
 (compensation); A. Neumaier, ZAMM 54, 1974; N. Wang et al., arXiv:1812.08011 (chunks).
 """
 
+import difflib
 import re
 from dataclasses import dataclass
 
@@ -67,9 +68,9 @@ WORD = re.compile(r"(sequential|pairwise|exact|kahan|neumaier|native|(lanes|tree
 SHIFTS = re.compile(r"normalise(\d{1,2})-(\d{1,2})")
 SIZE = re.compile(r"(chunk|group)(\d{1,9})")
 
-# Of NVIDIA's tensor cores: F. A. Khattak and M. Mikaitis, arXiv:2512.07004, with outputs of such
-# devices, with which these agree. DeepSeek-V3 adds up chunks of 128 outside of them:
-# arXiv:2412.19437, 3.3.2 and 3.5.2.
+# Of NVIDIA's tensor cores: bits and groups are those of F. A. Khattak and M. Mikaitis,
+# arXiv:2512.07004; no outputs of such devices are among the tests. DeepSeek-V3 adds up chunks of
+# 128 outside of them: arXiv:2412.19437, 3.3.2 and 3.5.2.
 PROFILES = {
     "volta_fp16": "binary32 toward_zero align23 group4",
     "ampere_fp16": "binary32 toward_zero align24 group8",
@@ -129,6 +130,7 @@ class Accumulator:
         if self.outer is not None and not self.chunk:
             raise ValueError("an outer accumulator adds up chunks: say how long, such as chunk128")
         _require_products(self)
+        _require_normaliser(self)
 
     @classmethod
     def parse(cls, text: str) -> "Accumulator":
@@ -141,12 +143,16 @@ class Accumulator:
         if not isinstance(text, str):
             raise TypeError(f"an accumulator is named by a text such as 'e8m13', got {text!r}")
         first, *words = _words(PROFILES.get(text.strip(), text))
+        if first in PROFILES:
+            raise ValueError(
+                f"{first} stands by itself: for another like it write out {PROFILES[first]!r}"
+            )
         said: dict[str, object] = {}
         for word in words:
             for key, value in _meaning(word, first).items():
                 if said.setdefault(key, value) != value:
                     raise ValueError(f"{shown(text)} says twice what its {key} is: {word!r}")
-        return cls(fmt=parse(first), **said)
+        return cls(fmt=_format(first), **said)
 
     def __str__(self) -> str:
         words = [str(self.fmt)]
@@ -162,16 +168,32 @@ class Accumulator:
         return " ".join(words)
 
     @property
+    def alters_products(self) -> bool:
+        """Whether products are other than exact: rounded, or made by no multiplication."""
+        return self.product is not None or self.multiplier is not None
+
+    @property
     def is_stochastic(self) -> bool:
         """Whether its roundings draw random bits."""
         return Rounding.parse(self.rounding).is_stochastic
 
 
+def _format(word: str) -> Format:
+    """The format of sums, the first word of a description."""
+    try:
+        return parse(word)
+    except ValueError:
+        near = difflib.get_close_matches(word, PROFILES, n=1)
+        if not near:
+            raise
+        raise ValueError(f"no format or profile {shown(word)}; did you mean {near[0]!r}?") from None
+
+
 def _require_counts(acc: Accumulator) -> None:
     if (acc.count > 0) != (acc.order in COUNTED):
         raise ValueError(
-            f"order {acc.order!r} {'needs' if acc.order in COUNTED else 'has no'} number: write "
-            "lanes8, tree4, align13, or sequential"
+            f"order {acc.order!r} {'needs a' if acc.order in COUNTED else 'has no'} number above "
+            "zero: write lanes8, tree4, align13, or sequential"
         )
     if acc.order == "tree" and acc.count < 2:
         raise ValueError("a tree adds at least two numbers at a time: tree2")
@@ -191,17 +213,22 @@ def _require_counts(acc: Accumulator) -> None:
 
 def _require_products(acc: Accumulator) -> None:
     """Checks that the order has products of the kind that is asked for."""
-    changed = acc.product is not None or acc.multiplier is not None
-    if acc.order == "native" and changed:
+    if acc.order == "native" and acc.alters_products:
         raise ValueError("the back end's own sums round no products: drop product=, lmul or native")
-    if acc.order == "align" and changed:
+    if acc.order == "align" and acc.alters_products:
         raise ValueError("products that are aligned are exact: drop product=, lmul or align")
+
+
+def _require_normaliser(acc: Accumulator) -> None:
+    """Checks that a coarse normaliser has shifts, a mode and a format that there are."""
     if (acc.shifts is not None) != (acc.order == "normalise"):
         raise ValueError("a coarse normaliser removes leading zeros, 1 or 3 say: normalise1-2")
-    if acc.order == "normalise" and (acc.rounding != "toward_zero" or min(acc.shifts or ()) < 1):
+    if acc.order == "normalise" and min(acc.shifts or ()) < 1:
+        raise ValueError("a coarse normaliser removes at least one zero: write normalise1-1")
+    if acc.order == "normalise" and acc.rounding != "toward_zero":
         raise ValueError(
-            f"{acc.order} with {acc.rounding}: what a coarse normaliser leaves is cut, and it "
-            "removes at least one zero; write e8m7 toward_zero normalise1-1"
+            f"{acc.order} with {acc.rounding}: what a coarse normaliser leaves is cut; write e8m7 "
+            "toward_zero normalise1-1"
         )
     if acc.order == "normalise" and not isinstance(acc.fmt, Float):
         raise ValueError(f"only sums in a float format are normalised, not in {acc.fmt}")
@@ -240,6 +267,8 @@ def _meaning(word: str, fmt: str) -> dict[str, object]:
     try:
         Rounding.parse(word)
     except ValueError:
+        if word.startswith("stochastic"):
+            raise
         known = [*ORDERS, "chunk128", "group32", "product=", "outer=", "lmul4", "normalise1-2"]
         known += [*OVERFLOWS, *PROFILES]
         known += ["stochastic", "ties_to_even", "toward_zero", "up", "down"]

@@ -11,7 +11,7 @@ Numbers that are subnormal in an operand's format have the exponent of its small
 
 Sources: M. Fasi, N. J. Higham, M. Mikaitis and S. Pranesh, Numerical behavior of NVIDIA tensor
 cores, PeerJ Computer Science 7:e330, 2021; F. A. Khattak and M. Mikaitis, Accurate models of NVIDIA
-tensor cores, arXiv:2512.07004 (group sizes and bits, checked against four generations).
+tensor cores, arXiv:2512.07004 (group sizes and bits of four generations).
 """
 
 import jax.numpy as jnp

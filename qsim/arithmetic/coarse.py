@@ -49,7 +49,7 @@ def _step(steps: Steps, s: Array, place: Array, x: Array, y: Array, number):
     total = steps.before(s, x, y, number)
     top = jnp.maximum(place, _exponent_of_product(steps, x, y, number))
     leading = leading_exponent(total, LOWEST, carrier)
-    place = jnp.maximum(top - _removed(top - leading, steps.how.bits), leading)
+    place = jnp.maximum(top - _removed(top - leading, steps.how.shifts), leading)
     unit = jnp.maximum(place - (carrier.mantissa_bits - grid.dropped), grid.quantum)
     count = cut(total, unit, carrier)
     result = steps.settled(
@@ -67,7 +67,7 @@ def _step(steps: Steps, s: Array, place: Array, x: Array, y: Array, number):
 
 def _exponent_of_product(steps: Steps, x: Array, y: Array, number) -> Array:
     """That of a product that was rounded; else the sum of those of its operands."""
-    if steps.how.products is not None or steps.how.multiplier is not None:
+    if steps.how.alters_products:
         return leading_exponent(steps.product(x, y, number), LOWEST, steps.carrier)
     return sum(leading_exponent(z, LOWEST, steps.carrier) for z in (x, y))
 

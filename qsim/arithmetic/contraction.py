@@ -68,11 +68,10 @@ def matmul(
         raise TypeError(f"operands are {a.dtype} and {b.dtype}: cast both to float64")
     extents, least = _of_operands(formats, a)
     if not isinstance(accumulator, Accumulation):
-        if isinstance(accumulator, str):
+        if not isinstance(accumulator, Accumulator):
             accumulator = Accumulator.parse(accumulator)
         accumulator = Accumulation.of(accumulator, a.dtype.name)
-    run = partial(accumulated, extents=extents, least=least, key=key)
-    return _as_matrices(lambda a, b: run(a, b, accumulator), a, b)
+    return _as_matrices(a, b, accumulator, least, key, extents=extents)
 
 
 def _of_operands(formats, a: Array) -> tuple[tuple[Extent, Extent], tuple[int, int]]:
@@ -87,8 +86,9 @@ def _of_operands(formats, a: Array) -> tuple[tuple[Extent, Extent], tuple[int, i
     return (Extent.of(first), Extent.of(second)), (least[0], least[1])
 
 
-def _as_matrices(run, a: Array, b: Array) -> Array:
-    """``run`` on operands of three axes, where vectors and batches are as in ``jnp.matmul``."""
+@partial(jax.jit, static_argnames=("extents",))
+def _as_matrices(a: Array, b: Array, how: Accumulation, least, key, *, extents) -> Array:
+    """``accumulated``, where vectors and batches are as in ``jnp.matmul``."""
     out = jax.eval_shape(jnp.matmul, a, b)
     rows = a[None] if a.ndim == 1 else a
     columns = b[:, None] if b.ndim == 1 else b
@@ -97,7 +97,8 @@ def _as_matrices(run, a: Array, b: Array) -> Array:
         jnp.broadcast_to(x, (*batch, *x.shape[-2:])).reshape(math.prod(batch), *x.shape[-2:])
         for x in (rows, columns)
     )
-    return run(rows, columns).reshape(out.shape)
+    found = accumulated(rows, columns, how, extents=extents, least=least, key=key)
+    return found.reshape(out.shape)
 
 
 @partial(jax.jit, static_argnames=("extents",))

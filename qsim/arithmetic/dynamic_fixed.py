@@ -23,10 +23,10 @@ from jaxtyping import Array, Float, Float32, Int32, Integer
 from qsim.arithmetic.integers import Width, by_rows, int32_of, matrices, plus, width_of
 from qsim.arithmetic.odd import SHIFTS
 from qsim.numbers.grid import CARRIERS
-from qsim.numbers.rounding import require_float, widen
+from qsim.numbers.rounding import require_single
 from qsim.numbers.significands import assembled, normalised
 
-__all__ = ["DFP", "ChainSums", "dfp", "dfp_matmul", "dfp_value", "down_convert"]
+__all__ = ["DFP", "ChainSums", "chain_of", "dfp", "dfp_matmul", "dfp_value", "down_convert"]
 
 CARRIER = CARRIERS["float32"]
 NOT_FINITE = 1 << 14  # the exponent of a tensor with an infinity or a NaN
@@ -76,9 +76,7 @@ def dfp(x: float | Float[ArrayLike, "..."], *, bits: Width = 16) -> DFP:
     >>> [x.tolist() for x in dfp(jnp.array([1.0, -0.3, 0.0]), bits=8)]
     [[64, -19, 0], -6]
     """
-    values = widen(require_float(x))
-    if values.dtype != jnp.float32:
-        raise TypeError("dynamic fixed point is made of float32 numbers, got float64: cast them")
+    values = require_single(x, "tensors to go into dynamic fixed point")
     return _of_floats(values, width_of(bits, 2, 16))
 
 
@@ -107,10 +105,28 @@ def _mantissas(magnitude: Array, down: Array, negative: Array, bits: Array) -> A
 def dfp_value(x: DFP) -> Float32[Array, "..."]:
     """The float32 numbers of a tensor in dynamic fixed point, rounded once where these cannot be.
 
+    Raises:
+        TypeError: for mantissas that are not int16.
+
     >>> dfp_value(dfp(jnp.array([1.0, -0.3, 0.0]), bits=8)).tolist()
     [1.0, -0.296875, 0.0]
     """
-    return _scaled(int32_of(x.mantissas).astype(jnp.float32), int32_of(x.exponent))
+    return _scaled(_mantissas_of(x).astype(jnp.float32), int32_of(x.exponent))
+
+
+def _mantissas_of(x: DFP) -> Array:
+    """The mantissas, which are int16: float32 holds them, and int32 the sum of two products."""
+    if not isinstance(x, DFP):
+        raise TypeError(
+            f"expected a tensor in dynamic fixed point, got {type(x).__name__}: make one with dfp"
+        )
+    mantissas = x.mantissas if hasattr(x.mantissas, "dtype") else jnp.asarray(x.mantissas)
+    if mantissas.dtype != jnp.int16:
+        raise TypeError(
+            f"mantissas of dynamic fixed point are int16, got {mantissas.dtype}: make them with "
+            "dfp, or of integers with down_convert"
+        )
+    return jnp.asarray(mantissas)
 
 
 @jax.jit
@@ -136,14 +152,14 @@ def dfp_matmul(a: DFP, b: DFP, *, chain: int | Integer[ArrayLike, ""]) -> ChainS
     Args:
         a, b: tensors [..., m, k] and [..., k, n], whose leading axes broadcast.
         chain: how many products are added up in int32, which wraps, before their sum is rounded
-            to float32 and added there; 2 never overflow, nor do ``2**(33 - B)`` or fewer,
-            for operands of B bits together; an array under ``jit`` and ``vmap``.
+            to float32 and added there; 2 never overflow, nor do ``2**(33 - P)`` or fewer, where P
+            is how many bits both operands have together; an array under ``jit`` and ``vmap``.
 
     Sums are scaled at the end, by a power of two, so that only the result can be subnormal or
     infinite.
 
     Raises:
-        TypeError: for mantissas or a chain that are no integers.
+        TypeError: for mantissas that are not int16, and a chain that is no integer.
         ValueError: for other shapes, and chains without products.
 
     >>> a, b = dfp(jnp.full((1, 3), 1.99999)), dfp(jnp.full((3, 1), 1.99999))
@@ -152,14 +168,24 @@ def dfp_matmul(a: DFP, b: DFP, *, chain: int | Integer[ArrayLike, ""]) -> ChainS
     >>> [x.tolist() for x in dfp_matmul(a, b, chain=3)]
     [[[-4.000732421875]], [[1]]]
     """
-    left, right = matrices(a.mantissas, b.mantissas)
-    length = int32_of(chain)
-    if not isinstance(length, jax.core.Tracer) and (length.ndim or int(length) < 1):
-        raise ValueError(f"chain is {chain}, but it counts products: give one number, 1 or more")
-    sums, overflows = _in_chains(left, right, length)
+    left, right = matrices(_mantissas_of(a), _mantissas_of(b))
+    sums, overflows = _in_chains(left, right, chain_of(chain))
     first, second = int32_of(a.exponent), int32_of(b.exponent)
     finite = jnp.maximum(first, second) < NOT_FINITE
     return ChainSums(_scaled(sums, jnp.where(finite, first + second, NOT_FINITE)), overflows)
+
+
+def chain_of(chain: int | Integer[ArrayLike, ""]) -> Int32[Array, ""]:
+    """A number of products, 1 or more if that is known.
+
+    Raises:
+        TypeError: if it is no integer.
+        ValueError: if it is an array of several, or less than 1.
+    """
+    length = int32_of(chain)
+    if not isinstance(length, jax.core.Tracer) and (length.ndim or int(length) < 1):
+        raise ValueError(f"chain is {chain}, but it counts products: give one number, 1 or more")
+    return length
 
 
 @jax.jit

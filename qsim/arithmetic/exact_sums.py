@@ -66,8 +66,8 @@ def _of_chunk(a: Numbers, b: Numbers, acc: Accumulator, formats) -> Value:
         how = {"rounding": acc.rounding, "overflow": acc.overflow}
         products = [round_exact(x, acc.product, **how) for x in products]
     if acc.order == "normalise":
-        made = acc.product is not None or acc.multiplier is not None
-        return _coarse(products, None if made else list(zip(a, b, strict=True)), acc)
+        operands = None if acc.alters_products else list(zip(a, b, strict=True))
+        return _coarse(products, operands, acc)
     return ORDERS[acc.order](products, acc)
 
 

@@ -5,7 +5,9 @@ the sum is what ``qsim.arithmetic.integers`` makes it. As a float it is rounded,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import jax
@@ -18,7 +20,7 @@ from qsim.arithmetic.accumulator import Accumulator
 from qsim.arithmetic.extents import Extent
 from qsim.arithmetic.integers import plus
 from qsim.numbers.formats import Integer
-from qsim.numbers.grid import Carrier
+from qsim.numbers.grid import CARRIERS, Carrier
 from qsim.numbers.modes import Rounding
 from qsim.numbers.records import static
 
@@ -50,7 +52,7 @@ class IntegerSum:
             return None
         if not carrier.mantissa_bits - 1 < fmt.bits <= WIDEST or acc.order != "sequential":
             return None
-        if acc.product is not None or acc.multiplier is not None:
+        if acc.alters_products:
             return None
         precision = min(fmt.precision, carrier.mantissa_bits + 1)
         overflow = "wrap" if acc.overflow == "wrap" else "saturate"
@@ -58,8 +60,9 @@ class IntegerSum:
         return cls(bits=np.int32(fmt.bits), overflow=overflow, extent=extent)
 
     def among(self, others: "Sequence[IntegerSum]") -> "IntegerSum":
-        """The same: nothing is decided by how wide it is."""
-        return self
+        """The same with the extent of all; without others without any."""
+        extents = [other.extent for other in others] or [Extent(0, 0, 0)]
+        return replace(self, extent=reduce(or_, extents))
 
     @property
     def mode(self) -> Rounding:
@@ -73,11 +76,7 @@ def integer_sum(how: IntegerSum, products: Extent, a: Array, b: Array) -> Array:
     Raises:
         ValueError: if the products, whose extent is known, need not be integers of 32 bits.
     """
-    if products.quantum < 0 or products.top > WIDEST or products.precision >= WIDEST:
-        raise ValueError(
-            "an accumulator of more bits than a float adds up products of integers, of 32 bits at "
-            "most: give both operands integer formats, such as operands=int8 absmax"
-        )
+    _require_integers(products, CARRIERS[a.dtype.name])
 
     def step(s, operands):
         x, y = (z.astype(jnp.int32) for z in operands)
@@ -85,3 +84,20 @@ def integer_sum(how: IntegerSum, products: Extent, a: Array, b: Array) -> Array:
 
     start = jnp.zeros(jnp.broadcast_shapes(a.shape[1:], b.shape[1:]), jnp.int32)
     return lax.scan(step, start, (a, b))[0].astype(a.dtype)
+
+
+def _require_integers(products: Extent, carrier: Carrier) -> None:
+    rule = (
+        "an accumulator of more bits than a float adds up products of integers, of "
+        f"{WIDEST} bits at most"
+    )
+    if products.quantum <= carrier.quantum:
+        raise ValueError(
+            f"{rule}, but of an operand no format is known: give both operands integer formats, "
+            "such as operands=int8 absmax (in policy.lower with known=True), or formats=('int8', "
+            "'int8') of matmul"
+        )
+    if products.quantum < 0 or products.top > WIDEST or products.precision >= WIDEST:
+        raise ValueError(
+            f"{rule}: give both operands integer formats, such as operands=int8 absmax"
+        )

@@ -173,8 +173,11 @@ def int32_of(x: Any) -> Int32[Array, "..."]:
     Raises:
         TypeError: for what is no integer, or may be beyond int32.
     """
-    x = jnp.asarray(x, jnp.int32) if type(x) is int else x
-    x = x if hasattr(x, "dtype") else jnp.asarray(x)
+    try:
+        x = jnp.asarray(x, jnp.int32) if type(x) is int else x
+        x = x if hasattr(x, "dtype") else jnp.asarray(x)
+    except OverflowError:
+        raise TypeError(f"int32 does not hold {shown(x)}: scale it, or add up in parts") from None
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(
             f"integer arithmetic is for integers, got {x.dtype}: round and cast, such as "

@@ -170,18 +170,21 @@ def exact(steps: Steps, a: Array, b: Array) -> Array:
 
 def native(steps: Steps, a: Array, b: Array) -> Array:
     """As the back end adds, in its own order: groups of products, and the sum so far."""
-    size = steps.how.group or a.shape[0]
-    whole = a.shape[0] // size * size
+    count = a.shape[0]
+    size = steps.how.group or count
+    # matrices as they were: groups are cut out of them in the loop, so that nothing is transposed
+    left, right = jnp.moveaxis(a[..., 0], 0, -1), jnp.moveaxis(b[..., 0, :], 0, -2)
 
-    def step(s, group):
-        number, x, y = group
-        products = jnp.einsum("k...i,k...j->...ij", x[..., 0], y[..., 0, :], precision="highest")
-        return steps.rounded(s + products, steps.how.sums, 0, number), None
+    def added(s, number, length):
+        x = lax.dynamic_slice_in_dim(left, number * size, length, axis=-1)
+        y = lax.dynamic_slice_in_dim(right, number * size, length, axis=-2)
+        products = jnp.matmul(x, y, precision="highest")
+        return steps.rounded(s + products, steps.how.sums, 0, number)
 
-    groups = lambda x: x[:whole].reshape(-1, size, *x.shape[1:])  # noqa: E731
-    numbers = jnp.arange(whole // size, dtype=jnp.uint32)
-    s = lax.scan(step, zero(a, b), (numbers, groups(a), groups(b)))[0]
-    return step(s, (len(numbers), a[whole:], b[whole:]))[0] if whole < a.shape[0] else s
+    numbers = jnp.arange(count // size, dtype=jnp.uint32)
+    step = lambda s, number: (added(s, number, size), None)  # noqa: E731
+    s = lax.scan(step, zero(a, b), numbers, unroll=2)[0]  # two are added in one pass over the sums
+    return added(s, len(numbers), count % size) if count % size else s
 
 
 ORDERS: dict[str, Callable[[Steps, Array, Array], Array]] = {

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int32, Integer, UInt32
 
 from qsim.arithmetic.integers import Width, int32_of, width_of
 from qsim.numbers.grid import CARRIERS
-from qsim.numbers.rounding import require_float, widen
+from qsim.numbers.rounding import require_single
 from qsim.numbers.significands import normalised
 
 __all__ = ["Dyadic", "dyadic", "requantize"]
@@ -64,10 +64,7 @@ def dyadic(scale: float | Float[ArrayLike, "..."]) -> Dyadic:
     """
     if isinstance(scale, float):
         return _of_float(float(scale))
-    values = widen(require_float(scale))
-    if values.dtype != jnp.float32:
-        raise TypeError("scales are float64: cast to float32, or give one as a Python float")
-    return _of_array(values)
+    return _of_array(require_single(scale, "scales, but for a Python float,"))
 
 
 def _of_float(scale: float) -> Dyadic:

@@ -19,7 +19,7 @@ on polynomial approximations and on table-based methods.
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -30,8 +30,8 @@ from jaxtyping import Array, Float
 
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid
-from qsim.numbers.records import shown
-from qsim.numbers.rounding import quantize, require_float, widen
+from qsim.numbers.records import shown, static
+from qsim.numbers.rounding import quantize, require_float, require_single
 
 __all__ = ["Piecewise", "Table"]
 
@@ -66,7 +66,7 @@ class Table:
     entries: Any
     low: Any
     high: Any
-    interpolate: bool = field(default=True, metadata={"static": True})
+    interpolate: bool = static(default=True)
 
     @classmethod
     def of(
@@ -125,7 +125,7 @@ class Table:
         """
         x = require_float(x)
         _require_one(jnp.ndim(self.entries) - 1, "table")
-        return _looked_up(self, _float32(x)).astype(x.dtype)
+        return _looked_up(self, require_single(x, "approximations")).astype(x.dtype)
 
 
 @jax.tree_util.register_dataclass
@@ -204,7 +204,7 @@ class Piecewise:
         """The function's approximation; as ``Table.__call__``."""
         x = require_float(x)
         _require_one(jnp.ndim(self.coefficients) - 2, "piecewise polynomial")
-        return _polynomial(self, _float32(x)).astype(x.dtype)
+        return _polynomial(self, require_single(x, "approximations")).astype(x.dtype)
 
 
 # --- evaluation -----------------------------------------------------------------------------
@@ -263,13 +263,6 @@ def _rounded(leaf, low, high, fmt: str | Format | Grid, modes: dict[str, Any]) -
 
 
 # --- what may come in -----------------------------------------------------------------------
-
-
-def _float32(x: Array) -> Float[Array, "..."]:
-    wide = widen(x)
-    if wide.dtype != jnp.float32:
-        raise TypeError("arguments are float64, but approximations are float32: cast to float32")
-    return wide
 
 
 def _require_one(more: int, what: str) -> None:

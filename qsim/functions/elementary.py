@@ -24,7 +24,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from qsim.numbers.grid import CARRIERS
-from qsim.numbers.rounding import require_float, widen
+from qsim.numbers.rounding import require_single
 from qsim.numbers.significands import normalised
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
     "exp",
     "exp2",
     "extended_exp",
-    "gelu",
+    "gelu_tanh",
     "log",
     "reciprocal",
     "rsqrt",
@@ -163,7 +163,7 @@ def log(x: Result) -> Result:
     >>> log(jnp.array([1.0, 10.0, 0.0])).tolist()
     [0.0, 2.3025851249694824, -inf]
     """
-    m, e = _parts(x)
+    m, e, negative = _parts(x)
     low = m < 1.4142135381698608
     n = jnp.where(low, e, e + 1).astype(jnp.float32)
     f = jnp.where(low, m, m * 0.5) - 1.0
@@ -173,7 +173,7 @@ def log(x: Result) -> Result:
     half = f * f * 0.5
     result = n * LN2_HIGH - ((half - (s * (half + rest) + n * LN2_LOW)) - f)
     result = jnp.where(jnp.isinf(x), x, result)
-    result = jnp.where((x < 0) | jnp.isnan(x), jnp.nan, result)
+    result = jnp.where(negative | jnp.isnan(x), jnp.nan, result)
     return _chosen(jnp.where(e < LEAST, -jnp.inf, result))
 
 
@@ -186,7 +186,7 @@ def reciprocal(x: Result) -> Result:
     >>> reciprocal(jnp.array([4.0, -0.1, 0.0])).tolist()
     [0.25, -10.0, inf]
     """
-    m, e = _parts(x)
+    m, e, _ = _parts(x)
     r = 24 / 17 - 8 / 17 * m
     for _ in range(4):
         r = r + r * (1.0 - m * r)
@@ -204,7 +204,7 @@ def rsqrt(x: Result) -> Result:
     >>> rsqrt(jnp.array([4.0, 0.01, 0.0])).tolist()
     [0.5, 10.0, inf]
     """
-    m, e = _parts(x)
+    m, e, negative = _parts(x)
     odd = e & 1
     m = jnp.where(odd == 1, m * 2.0, m)
     pattern = lax.bitcast_convert_type(m, jnp.uint32)
@@ -214,7 +214,7 @@ def rsqrt(x: Result) -> Result:
         r = r + r * (0.5 - 0.5 * m * r * r)
     result = scaled(r, -((e - odd) >> 1).astype(jnp.float32))
     result = jnp.where(jnp.isinf(x), 0.0, result)
-    result = jnp.where((x < 0) | jnp.isnan(x), jnp.nan, result)
+    result = jnp.where(negative | jnp.isnan(x), jnp.nan, result)
     return _chosen(jnp.where(e < LEAST, jnp.copysign(jnp.inf, x), result))
 
 
@@ -243,14 +243,16 @@ def sigmoid(x: Result) -> Result:
 
 
 @_with_derivative_of(jax.nn.gelu)
-def gelu(x: Result) -> Result:
+def gelu_tanh(x: Result) -> Result:
     """The Gaussian error linear unit in its form with tanh; arguments and errors as for ``exp``.
 
-    With ``1 + tanh(u) = 2 sigmoid(2 u)``, in which nothing cancels.
+    ``x * (1 + tanh(u)) / 2`` with ``u = sqrt(2/pi) * (x + 0.044715 x**3)``; not the form with erf,
+    which ``qsim.functions.real`` has by the name of ``gelu``. With ``1 + tanh(u) = 2 sigmoid(2 u)``
+    nothing cancels.
 
     Source: D. Hendrycks and K. Gimpel, arXiv:1606.08415, section 2.
 
-    >>> gelu(jnp.array([1.0, -1.0])).tolist()
+    >>> gelu_tanh(jnp.array([1.0, -1.0])).tolist()
     [0.8411920070648193, -0.15880799293518066]
     """
     u = ROOT_2_OVER_PI * (x + CUBIC * (x * x * x))
@@ -266,10 +268,7 @@ def _single(x: Operand) -> Result:
     Raises:
         TypeError: if it is no float, or a float64.
     """
-    x = widen(require_float(x))
-    if x.dtype != jnp.float32:
-        raise TypeError(f"these programs are for float32, got {x.dtype}: cast with astype")
-    return x
+    return require_single(x, "these programs")
 
 
 def _chosen(x: Result) -> Result:
@@ -294,10 +293,24 @@ def _power_of_two(n: Array) -> Result:
     return lax.bitcast_convert_type((n + SINGLE.bias) << SINGLE.mantissa_bits, jnp.float32)
 
 
-def _parts(x: Result) -> tuple[Result, Array]:
-    """The significand of ``|x|``, from 1 to 2, and its exponent, subnormal numbers too."""
-    pattern = lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(SINGLE.sign - 1)
-    exponent, significand = normalised(pattern, SINGLE)
+class Parts(NamedTuple):
+    """The parts of a number, from its bits: back ends take subnormal numbers for zeros.
+
+    Attributes:
+        significand: of its magnitude, float32 from 1 to 2.
+        exponent: int32; of zero it is below ``LEAST``.
+        negative: whether its sign bit is set.
+    """
+
+    significand: Array
+    exponent: Array
+    negative: Array
+
+
+def _parts(x: Result) -> Parts:
+    pattern = lax.bitcast_convert_type(x, jnp.uint32)
+    exponent, significand = normalised(pattern & jnp.uint32(SINGLE.sign - 1), SINGLE)
     fraction = significand & jnp.uint32((1 << SINGLE.mantissa_bits) - 1)
     one = jnp.uint32(SINGLE.bias << SINGLE.mantissa_bits)
-    return lax.bitcast_convert_type(fraction | one, jnp.float32), exponent
+    from_one_to_two = lax.bitcast_convert_type(fraction | one, jnp.float32)
+    return Parts(from_one_to_two, exponent, pattern >= jnp.uint32(SINGLE.sign))

@@ -9,6 +9,7 @@ for computing the sample variance, The American Statistician 37(3), 1983 (the th
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -52,7 +53,7 @@ def layer_norm(
     >>> layer_norm(jnp.array([1.0, 2.0, 3.0]), eps=0.0).tolist()
     [-1.2247447967529297, 0.0, 1.2247447967529297]
     """
-    if how not in VARIANCES:
+    if not isinstance(how, str) or how not in VARIANCES:
         raise ValueError(f"no layer norm {shown(how)}; {suggest(str(how)[:40], list(VARIANCES))}")
     x = _rows(x)
     mean, variance = VARIANCES[how](x)
@@ -96,16 +97,17 @@ def _one_pass(x: Result) -> tuple[Result, Result]:
 
 def _welford(x: Result) -> tuple[Result, Result]:
     columns = jnp.moveaxis(x, -1, 0)
+    # constants: a float that counts would be rounded, and in bfloat16 stop at 256
+    shares = 1.0 / np.arange(1, len(columns) + 1, dtype=np.float32)
 
-    def add(state, column):
-        mean, squares, count = state
-        count = count + 1.0
+    def add(state, element):
+        (mean, squares), (column, share) = state, element
         apart = column - mean
-        mean = mean + apart * (1.0 / count)
-        return (mean, squares + apart * (column - mean), count), None
+        mean = mean + apart * share
+        return (mean, squares + apart * (column - mean)), None
 
     nothing = jnp.zeros_like(columns[0])
-    (mean, squares, _), _ = lax.scan(add, (nothing, nothing, jnp.float32(0)), columns)
+    (mean, squares), _ = lax.scan(add, (nothing, nothing), (columns, jnp.asarray(shares)))
     return mean[..., None], squares[..., None] * (1.0 / x.shape[-1])
 
 

@@ -55,12 +55,12 @@ def softmax(
     >>> softmax(jnp.array([1000.0, 1000.0, -jnp.inf]), how="two_pass").tolist()
     [0.5, 0.5, 0.0]
     """
-    if how not in SOFTMAXES:
+    if not isinstance(how, str) or how not in SOFTMAXES:
         raise ValueError(f"no softmax {shown(how)}; {suggest(str(how)[:40], list(SOFTMAXES))}")
     x = widen(require_float(x))
-    if not x.ndim or not -x.ndim <= axis < x.ndim:
+    if not x.ndim or not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
         raise ValueError(
-            f"axis is {axis}, but the array has {x.ndim} axes: write one of them, such as -1"
+            f"axis is {shown(axis)}, but the array has {x.ndim} axes: write one of them, such as -1"
         )
     if not isinstance(lanes, int) or lanes < 1:
         raise ValueError(f"lanes is {shown(lanes)}, but there is at least one sum: write lanes=1")
@@ -122,7 +122,8 @@ def _in_lanes(start: Callable, join: Callable, x: Array, lanes: int) -> Any:
     """The elements joined one after the other in some sums, and these two by two."""
     lanes = min(lanes, len(x))
     absent = jnp.full((-len(x) % lanes, *x.shape[1:]), -jnp.inf)
-    rows = jnp.concatenate([x, absent]).reshape(-1, lanes, *x.shape[1:])
+    steps = -(-len(x) // lanes)
+    rows = jnp.concatenate([x, absent]).reshape(steps, lanes, *x.shape[1:])
     state, _ = lax.scan(lambda s, row: (join(s, start(row)), None), start(rows[0]), rows[1:])
     while lanes > 1:
         half, odd = lanes // 2, lanes % 2

@@ -152,6 +152,22 @@ def _carrier(fmt: Format) -> str:
     return "float32"
 
 
+def require_single(x, what: str) -> Array:
+    """``x`` as a JAX array of float32; narrower floats are widened.
+
+    Args:
+        what: that is of float32, in the plural, for the message.
+
+    Raises:
+        TypeError: for other numbers, float64 among them.
+        ValueError: as ``require_float``.
+    """
+    wide = widen(require_float(x))
+    if wide.dtype != jnp.float32:
+        raise TypeError(f"{what} are of float32, got {wide.dtype}: cast to float32")
+    return wide
+
+
 def widen(x: Array) -> Array:
     """A 16-bit float as float32, exactly; wider floats as they are."""
     return x.astype(jnp.float32) if x.dtype in (np.float16, jnp.bfloat16) else x
