@@ -1,0 +1,1 @@
+"""Findings of papers, tried again at the scale of two cores; each script uses public functions."""
