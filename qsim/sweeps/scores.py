@@ -59,7 +59,7 @@ class Likelihood:
         return jax.nn.log_softmax(outputs.astype(jnp.float32))
 
     def observe(self, answers: jax.Array, expected: jax.Array, labels: jax.Array) -> dict[str, Any]:
-        """Sums over the scored labels of a batch."""
+        """Sums over the scored labels of each example of a batch."""
         scored = labels >= 0
         place = jnp.where(scored, labels, 0)[..., None]
         taken, taken32 = (
@@ -75,7 +75,16 @@ class Likelihood:
             "kl": jnp.sum(jnp.exp(expected) * surprise, axis=-1),
             "top1": jnp.where(finite, correct, jnp.nan),
         }
-        return {name: jnp.sum(jnp.where(scored, each, 0.0)) for name, each in found.items()}
+        within = tuple(range(1, labels.ndim))
+        return {name: jnp.sum(jnp.where(scored, each, 0.0), within) for name, each in found.items()}
+
+    def examples(self, observed: Observed) -> dict[str, np.ndarray]:
+        """The sums of measures over each example of all batches, float32 ``[examples]``."""
+        return {name: np.ravel(observed[name]) for name in ("loss", "kl", "top1")}
+
+    def counts(self, labels: np.ndarray) -> np.ndarray:
+        """What the sums of each example are over: its scored labels."""
+        return np.sum(labels >= 0, axis=tuple(range(2, labels.ndim))).ravel()
 
     def measure(self, observed: Observed, labels: np.ndarray) -> dict[str, float]:
         """Means over all scored labels."""
@@ -121,11 +130,19 @@ class Similarity:
         return outputs / jnp.sqrt(jnp.sum(outputs**2, axis=-1, keepdims=True))
 
     def observe(self, answers: jax.Array, expected: jax.Array, labels: jax.Array) -> dict[str, Any]:
-        """The sum of 1 - cos(a, b) = |a - b|^2 / 2, and the directions, for their pairs.
+        """1 - cos(a, b) = |a - b|^2 / 2 of each example, and the directions, for their pairs.
 
         The right-hand side keeps its precision where the answers are nearly those of float32.
         """
-        return {"distance": jnp.sum((answers - expected) ** 2) / 2, "directions": answers}
+        return {"distance": jnp.sum((answers - expected) ** 2, -1) / 2, "directions": answers}
+
+    def examples(self, observed: Observed) -> dict[str, np.ndarray]:
+        """The distance of each example of all batches, float32 ``[examples]``."""
+        return {"cosine_distance": np.ravel(observed["distance"])}
+
+    def counts(self, labels: np.ndarray) -> np.ndarray:
+        """What the distance of each example is a sum over: one."""
+        return np.ones(math.prod(labels.shape[:2]), np.int64)
 
     def measure(self, observed: Observed, labels: np.ndarray) -> dict[str, float]:
         """The mean distance, and the correlation over the rated pairs of all batches."""
@@ -170,7 +187,7 @@ MEASURES = tuple(dict.fromkeys(name for score in SCORES.values() for name in sco
 
 
 def _total(sums: Any) -> np.float64:
-    """The sum over batches, in float64."""
+    """The sum over the examples of all batches, in float64."""
     return np.sum(np.asarray(sums, np.float64))
 
 

@@ -1,29 +1,16 @@
-"""Results on disk: a Parquet file with one row per format, and what it was made with."""
+"""Files of results: folders that can be written to, tables that say what they were made with."""
 
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from qsim.sweeps.scores import MEASURES
-from qsim.sweeps.study import Row
-
-__all__ = ["prepare", "read", "write"]
-
-FACTS = {
-    "spec": pa.string(),
-    "bits": pa.int32(),
-    "exponent_bits": pa.int32(),
-    "mantissa_bits": pa.int32(),
-}
-SCHEMA = pa.schema(
-    [*FACTS.items(), *((name, pa.float64()) for name in MEASURES), ("seconds", pa.float64())]
-)
+__all__ = ["prepare", "replaced", "write_table"]
 
 
 def prepare(folder: Path) -> Path:
@@ -40,48 +27,25 @@ def prepare(folder: Path) -> Path:
         raise ValueError(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
-def write(path: Path, rows: Sequence[Row], setting: dict[str, str]) -> None:
-    """Rows as a Parquet file, with the setting in every row, replacing the file as a whole.
-
-    A measure that the subject's score does not have is null.
-
-    Args:
-        path: the file.
-        rows: one per format.
-        setting: what holds for all rows: the subject, modes, versions.
-    """
-    table = pa.Table.from_pylist([_record(row) for row in rows], schema=SCHEMA)
+def write_table(path: Path, table: pa.Table, setting: dict[str, str]) -> None:
+    """A table as a Parquet file, with the setting in every row, replacing the file as a whole."""
     for name, value in setting.items():
-        table = table.append_column(name, pa.array([value] * len(rows), pa.string()))
+        table = table.append_column(name, pa.array([value] * len(table), pa.string()))
     table = table.replace_schema_metadata({"qsim": json.dumps(setting)})
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        pq.write_table(table, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replaced(path, lambda temporary: pq.write_table(table, temporary))
 
 
-def read(path: Path) -> tuple[list[Row], dict[str, str]]:
-    """The rows and the setting of a file that ``write`` made.
+def replaced(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes a file under another name, which takes the place of the file when it is whole.
 
     Raises:
-        ValueError: if the file is no such file.
+        ValueError: if it cannot be written.
     """
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        table = pq.read_table(path)
-        setting = json.loads(table.schema.metadata[b"qsim"])
-        return [_row(record) for record in table.to_pylist()], setting
-    except (OSError, KeyError, TypeError, pa.ArrowException) as error:
-        raise ValueError(f"{path} holds no results of a sweep: {error}") from error
-
-
-def _record(row: Row) -> dict[str, Any]:
-    facts = {name: getattr(row, name) for name in FACTS}
-    return {**facts, **row.measures, "seconds": row.seconds}
-
-
-def _row(record: dict[str, Any]) -> Row:
-    facts = {name: record[name] for name in FACTS}
-    measures = {name: record[name] for name in MEASURES if record.get(name) is not None}
-    return Row(**facts, measures=measures, seconds=record["seconds"])
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ import numpy as np
 from qsim.numbers.modes import suggest
 from qsim.sweeps.scores import SCORES
 
-__all__ = ["Subject", "first_batch", "load"]
+__all__ = ["Subject", "first_batch", "found_at", "load"]
 
 
 @runtime_checkable
@@ -57,27 +57,41 @@ def load(name: str) -> Subject:
     ValueError: subject 'models.byte_lm' has no attribute part: write package.module:attribute, \
 for example models.byte_lm:subject
     """
+    return _checked(found_at(name, "subject", "models.byte_lm:subject", "apply"), name)
+
+
+def found_at(name: str, kind: str, example: str, attribute_of: str) -> Any:
+    """What ``package.module:attribute`` names, or what that gives if it is a function.
+
+    Args:
+        name: the name.
+        kind, example: for messages.
+        attribute_of: an attribute by which a callable thing is known to be no such function.
+
+    Raises:
+        ValueError: if the name has another form or names nothing, or if the function fails.
+    """
     module_name, colon, attribute = name.partition(":")
     if not colon or not attribute:
         raise ValueError(
-            f"subject {name!r} has no attribute part: write package.module:attribute, for example "
-            "models.byte_lm:subject"
+            f"{kind} {name!r} has no attribute part: write package.module:attribute, for example "
+            f"{example}"
         )
     if not re.fullmatch(r"[A-Za-z_][\w.]*", module_name) or not attribute.isidentifier():
-        raise ValueError(f"subject {name!r} is not of the form package.module:attribute")
+        raise ValueError(f"{kind} {name!r} is not of the form package.module:attribute")
     module = _import(module_name)
     if not hasattr(module, attribute):
         public = [word for word in dir(module) if not word.startswith("_")]
         raise ValueError(f"{module_name} has no {attribute!r}; {suggest(attribute, public)}")
     found = getattr(module, attribute)
-    if callable(found) and not hasattr(found, "apply"):
-        try:
-            found = found()
-        except FileNotFoundError:
-            raise  # says itself what is missing
-        except Exception as error:
-            raise ValueError(f"{name}() fails: {_named(error)}") from error
-    return _checked(found, name)
+    if not callable(found) or hasattr(found, attribute_of):
+        return found
+    try:
+        return found()
+    except FileNotFoundError:
+        raise  # says itself what is missing
+    except Exception as error:
+        raise ValueError(f"{name}() fails: {_named(error)}") from error
 
 
 def _import(name: str):

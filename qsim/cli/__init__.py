@@ -1,0 +1,26 @@
+"""The command ``qsim``, for people at a terminal: sweeps, studies, training, formats, sites."""
+
+import os
+import sys
+
+from qsim.cli import formats, studies, sweeps, training
+from qsim.cli.app import app
+
+__all__ = ["app", "formats", "main", "studies", "sweeps", "training"]
+
+
+def main() -> None:
+    """Run the command; a mistake of the user's ends in one line and exit code 2.
+
+    With QSIM_DEBUG set in the environment it ends in a traceback instead.
+    """
+    try:
+        app()
+    except (ValueError, TypeError, NotImplementedError, OSError) as error:
+        if os.environ.get("QSIM_DEBUG"):
+            raise
+        print(f"qsim: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("qsim: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

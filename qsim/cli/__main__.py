@@ -1,0 +1,5 @@
+"""``python -m qsim.cli`` is ``qsim``."""
+
+from qsim.cli import main
+
+main()

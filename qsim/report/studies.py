@@ -1,0 +1,208 @@
+"""Studies as a person sees them: a plan before, progress during, tables and pictures after."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from qsim.report import picture
+from qsim.report.console import NO_PICTURE, require_used, show
+from qsim.report.terminal import heat_map, result_table, summary
+from qsim.studies import export
+from qsim.studies.conditions import conditions, differing
+from qsim.studies.database import Database
+from qsim.studies.result import STATES, Result
+from qsim.studies.run import Work, found, opened, pending, store
+from qsim.studies.stopping import Stop, stopping
+from qsim.studies.study import Study
+from qsim.sweeps.scores import SCORES
+
+__all__ = ["resume", "run", "status", "sweep", "write_export"]
+
+Tell = Callable[[Sequence[Result]], None]
+
+
+def sweep(study: Study, *, out: Path | None, fresh: bool) -> int:
+    """Run a study of formats, show its results as tables and maps, and write files.
+
+    Args:
+        study: the study.
+        out: a folder for the study, ``sweep.parquet`` and ``sweep.png``; None keeps nothing.
+        fresh: whether the results that the folder has are discarded.
+
+    Returns:
+        The exit code, see ``run``.
+    """
+    work = Work(study)
+    if out is None:
+        require_used(work.evaluations[0].policy, work.subject)
+        results: list[Result] = []
+        with _progress(len(work.evaluations)) as tell:
+            for part in found(work, work.evaluations):
+                results += part
+                tell(part)
+        _show_results(work, results)
+        return _code(results)
+    code, results = _run(work, out, fresh=fresh, mixed=False, how={})
+    _show_results(work, results)
+    export.write(out / "sweep.parquet", results, work.manifest())
+    drawn = _save_map(out, work, results)
+    show(Text(f"{len(results)} evaluations: {out / 'sweep.parquet'}, {drawn}"))
+    return code
+
+
+def run(study: Study, out: Path, *, mixed: bool, how: dict) -> int:
+    """Run a study in a folder, from where it is.
+
+    Args:
+        study: the study.
+        out: its folder.
+        mixed: whether results of other versions and flags may stand beside new ones.
+        how: ``batch``, ``devices`` and ``chunk``.
+
+    Returns:
+        The exit code: 0; 1 if an evaluation failed; 130 or 143 if a signal stopped it.
+
+    Raises:
+        ValueError: for a study that cannot be run, or a folder of another one.
+    """
+    work = Work(study)
+    code, results = _run(work, out, fresh=False, mixed=mixed, how=how)
+    show(_counts(results, len(work.evaluations)))
+    show(Text(f"{out}: qsim report {out} draws it, qsim export {out} writes tables"))
+    return code
+
+
+def resume(folder: Path, *, mixed: bool, how: dict) -> int:
+    """Go on with the study of a folder; see ``run``."""
+    with Database.open(folder) as database:
+        table = database.manifest["study"]
+    return run(Study.of(table), folder, mixed=mixed, how=how)
+
+
+def status(folder: Path) -> None:
+    """Show how far a study is, what failed, and what its results depend on."""
+    with Database.open(folder) as database:
+        manifest, results = database.manifest, database.results()
+        bad, met = database.quarantined(), database.conditions()
+    show(Text(f"{manifest['name']}: {manifest['subject']}", style="bold"))
+    show(_counts(results, manifest["total"]))
+    for error in dict.fromkeys(result.error for result in results if result.error):
+        count = sum(result.error == error for result in results)
+        show(Text(f"{count} failed: {error}"))
+    for what in bad:
+        show(Text(f"quarantined: {what}"))
+    for other in met[1:]:
+        show(Text(f"mixed conditions: {'; '.join(differing(met[0], other))}"))
+
+
+def write_export(folder: Path, path: Path) -> None:
+    """Write the results of a study as a table, whose kind is that of the file's name."""
+    with Database.open(folder) as database:
+        export.write(path, database.results(), database.manifest)
+    show(Text(str(path)))
+
+
+# --- while it runs --------------------------------------------------------------------------
+
+
+def _run(work: Work, out: Path, *, fresh: bool, mixed: bool, how: dict) -> tuple[int, list[Result]]:
+    """The exit code, and all results of the folder that are of this study."""
+    if fresh:
+        Database.discard(out)
+    now = conditions()
+    require_used(work.evaluations[0].policy, work.subject)
+    with opened(work, out) as database, stopping() as stop:
+        _require_same(database, now, mixed)
+        for what in database.repaired:
+            show(Text(f"quarantined: {what}", style="yellow"))
+        left = len(pending(work, database))
+        with _progress(len(work.evaluations), len(work.evaluations) - left) as tell:
+            store(work, database, now, told=tell, stopped=stop, **how)
+        asked = {evaluation.key for evaluation in work.evaluations}
+        results = [result for result in database.results() if result.key in asked]
+    return _stopped(stop) or _code(results), results
+
+
+def _stopped(stop: Stop) -> int:
+    if stop():
+        show(Text("stopped; everything that finished is stored, and the same command goes on"))
+    return stop.code
+
+
+def _require_same(database: Database, now: dict[str, str], mixed: bool) -> None:
+    """Results that are there were computed under the conditions of now.
+
+    Raises:
+        ValueError: if they were not, and may not be mixed.
+    """
+    for before in database.conditions():
+        if (lines := differing(before, now)) and not mixed:
+            raise ValueError(
+                f"results in {database.folder} depend on other conditions ({'; '.join(lines)}): "
+                "--allow-mixed goes on all the same and records both, another folder begins anew"
+            )
+
+
+@contextlib.contextmanager
+def _progress(total: int, done: int = 0) -> Iterator[Tell]:
+    """What tells how many evaluations are done; a bar on the error stream."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("compiling", total=total, completed=done)
+
+        def tell(results: Sequence[Result]) -> None:
+            progress.update(task, advance=len(results), description=results[-1].spec)
+
+        yield tell
+
+
+def _code(results: Sequence[Result]) -> int:
+    return int(any(result.state == "failed" for result in results))
+
+
+# --- after it -------------------------------------------------------------------------------
+
+
+def _counts(results: Sequence[Result], total: int) -> Table:
+    """How many evaluations are in which state."""
+    table = Table(show_header=False)
+    for state, meaning in STATES.items():
+        count = sum(result.state == state for result in results)
+        table.add_row(state, str(count), Text(meaning, style="dim"))
+    table.add_row("left", str(total - len(results)), "")
+    return table
+
+
+def _show_results(work: Work, results: Sequence[Result]) -> None:
+    subject = work.subject
+    good = [result for result in results if result.measures]
+    for error in dict.fromkeys(result.error for result in results if result.error):
+        show(Text(f"failed: {error}", style="red"))
+    if good:
+        float32 = summary(work.reference.measures, subject.score)
+        maps = heat_map(good, SCORES[subject.score].headline)
+        show(result_table(good, subject.score), f"float32: {float32}", *maps)
+
+
+def _save_map(folder: Path, work: Work, results: Sequence[Result]) -> str:
+    """Draws the heat map of a sweep; the file, or what is missing."""
+    good = [result for result in results if result.measures]
+    if not picture.available() or not good:
+        return "no picture" if not good else NO_PICTURE
+    score = SCORES[work.subject.score]
+    own = {axis: v for axis, v in good[0].point.items() if axis not in ("format", "overflow")}
+    float32 = summary(work.reference.measures, work.subject.score)
+    title = f"{work.subject.name} ({', '.join(map(str, own.values()))}); float32: {float32}"
+    path = folder / "sweep.png"
+    picture.heat_map(path, good, score.headline, title, distance=score.distance)
+    return str(path)

@@ -1,0 +1,195 @@
+"""Running a study: what its folder does not have yet is evaluated, and stored as it finishes."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+
+from qsim.numbers.records import shown
+from qsim.studies.database import Database
+from qsim.studies.evaluations import Evaluation, evaluations, facts_of
+from qsim.studies.manifest import MANIFEST, differences
+from qsim.studies.result import Result
+from qsim.studies.study import Study
+from qsim.sweeps.digest import digest
+from qsim.sweeps.evaluation import Judged, Reference, evaluate, judge
+from qsim.sweeps.plan import grouped
+from qsim.sweeps.scores import SCORES
+from qsim.sweeps.subject import Subject, load
+
+__all__ = ["Work", "found", "opened", "pending", "store"]
+
+MAX_ERROR = 300  # letters of what failed
+
+
+@dataclass(frozen=True)
+class Work:
+    """A study with its subject: everything that is to be evaluated.
+
+    Raises:
+        ValueError: for a subject that cannot be loaded, batches or measures that it does not have,
+            and combinations of axes that cannot be.
+    """
+
+    study: Study
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The subject, with the batches that the study takes."""
+        subject = load(self.study.subject)
+        known = SCORES[subject.score].measures
+        for measure in self.study.measures:
+            if measure not in known:
+                raise ValueError(
+                    f"measures has {shown(measure)}; those of {subject.name} are {', '.join(known)}"
+                )
+        return _some_batches(subject, self.study.batches) if self.study.batches else subject
+
+    @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """All evaluations, in the order of the axes."""
+        return evaluations(self.study, self.subject)
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The float32 answers."""
+        return judge(self.subject)
+
+    def identity(self) -> dict[str, Any]:
+        """What all results of a folder have in common, besides the conditions."""
+        subject, study = self.subject, self.study
+        data = {"batches": list(study.batches), "digest": digest(_data(subject))}
+        return {"subject": study.subject, "score": subject.score, "data": data}
+
+    def manifest(self) -> dict[str, Any]:
+        """What a folder says of its study."""
+        score, reference = SCORES[self.subject.score], self.reference
+        examples = {name: sums.tolist() for name, sums in reference.examples.items()}
+        return {
+            "name": self.study.name,
+            **self.identity(),
+            "study": self.study.table(),
+            "total": len(self.evaluations),
+            "reference": dict(reference.measures),
+            "reference_examples": examples if self.study.examples else None,
+            "counts": score.counts(np.asarray(self.subject.labels)).tolist(),
+        }
+
+
+def opened(work: Work, folder: Path) -> Database:
+    """The folder of a study, open for writing; its axes may have grown since it was made.
+
+    Raises:
+        ValueError: if the folder holds a study of something else, or cannot be written to.
+    """
+    if not (folder / MANIFEST).exists():
+        return Database.create(folder, work.manifest())
+    database = Database.open(folder, write=True)
+    with contextlib.ExitStack() as closing:
+        closing.callback(database.close)
+        asked = work.identity()
+        held = {name: database.manifest.get(name) for name in asked}
+        if found := list(differences(held, asked)):
+            raise ValueError(
+                f"{folder} holds another study: {'; '.join(found[:3])}; choose another folder"
+            )
+        database.describe(work.manifest())
+        closing.pop_all()
+    return database
+
+
+def pending(work: Work, database: Database) -> list[Evaluation]:
+    """The evaluations that a folder has no result of; those that failed are tried again."""
+    known = {result.key for result in database.results() if result.state != "failed"}
+    return [evaluation for evaluation in work.evaluations if evaluation.key not in known]
+
+
+def found(work: Work, chosen: Sequence[Evaluation], **how: Any) -> Iterator[list[Result]]:
+    """The results of evaluations as they come: those of one structure after another.
+
+    What cannot be evaluated has a result that says why, and the others go on.
+
+    Args:
+        work: the study.
+        chosen: some of its evaluations.
+        how: ``batch``, ``devices`` and ``chunk``, as for ``qsim.sweeps.sweep.stream_of``.
+    """
+    if not chosen:
+        return
+    for alike in grouped([evaluation.policy for evaluation in chosen]):
+        group = [chosen[place] for place in alike.places]
+        left = set(range(len(group)))
+        try:
+            for part in _judged(work, group, how):
+                left -= {judged.place for judged in part}
+                yield [_result(work, group[judged.place], judged) for judged in part]
+        except (ValueError, TypeError, NotImplementedError, jax.errors.JaxRuntimeError) as error:
+            said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:MAX_ERROR]
+            failed = [group[place] for place in sorted(left)]
+            yield [Result(point=e.point, facts=facts_of(e.fmt), error=said) for e in failed]
+
+
+def store(
+    work: Work,
+    database: Database,
+    conditions: Mapping[str, str],
+    *,
+    told: Callable[[list[Result]], None] = lambda results: None,
+    stopped: Callable[[], bool] = lambda: False,
+    **how: Any,
+) -> None:
+    """Evaluates what is pending, and stores every part of it before the next begins.
+
+    Args:
+        work: the study.
+        database: its folder, open for writing.
+        conditions: what the results depend on besides.
+        told: is called with what has been stored.
+        stopped: is asked whether to leave the rest for another time.
+        how: as for ``found``.
+    """
+    for results in found(work, pending(work, database), **how):
+        database.add(results, conditions)
+        told(results)
+        if stopped():
+            return
+
+
+def _judged(work: Work, group: Sequence[Evaluation], how: Mapping[str, Any]) -> Iterator[list]:
+    policies = [evaluation.policy for evaluation in group]
+    seeds = [int(evaluation.point.get("seed", 0)) for evaluation in group]
+    return evaluate(work.subject, work.reference, policies, seeds=seeds, **how)
+
+
+def _result(work: Work, evaluation: Evaluation, judged: Judged) -> Result:
+    return Result(
+        point=evaluation.point,
+        facts=facts_of(evaluation.fmt),
+        measures=judged.measures,
+        seconds=judged.seconds,
+        batch=judged.batch,
+        examples=judged.examples if work.study.examples else {},
+    )
+
+
+def _some_batches(subject: Subject, batches: Sequence[int]) -> Any:
+    """A subject with some batches of its data."""
+    count = len(subject.labels)
+    if max(batches) >= count:
+        raise ValueError(
+            f"batches has {max(batches)}, but {subject.name} has {count}, which count from 0"
+        )
+    take = lambda leaf: np.asarray(leaf)[list(batches)]  # noqa: E731
+    whole = {name: getattr(subject, name) for name in Subject.__annotations__}
+    data = {"inputs": jax.tree.map(take, subject.inputs), "labels": take(subject.labels)}
+    return SimpleNamespace(**(whole | data))
+
+
+def _data(subject: Subject) -> tuple:
+    return subject.variables, subject.inputs, subject.labels
