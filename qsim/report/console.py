@@ -1,13 +1,13 @@
-"""The sweep as a person sees it: progress while it runs, then tables, a heat map and files."""
+"""What commands show: formats, their comparison and their laws, the operations of a subject."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from qsim.analysis import laws
@@ -17,10 +17,7 @@ from qsim.numbers.formats import Format
 from qsim.report import comparison, picture, portrait
 from qsim.report.site_tree import site_tree
 from qsim.report.terminal import (
-    heat_map,
     landmarks,
-    result_table,
-    summary,
     values,
     verdict_table,
 )
@@ -28,11 +25,9 @@ from qsim.simulate.policy import Policy
 from qsim.simulate.policy import policy as parse_policy
 from qsim.simulate.sites import sites as site_list
 from qsim.sweeps import store
-from qsim.sweeps.scores import SCORES, Score
-from qsim.sweeps.study import Row, judge, policies_for, policies_from, run, versions
-from qsim.sweeps.subject import Subject, first_batch, load
+from qsim.sweeps.subject import Subject, first_batch
 
-__all__ = ["check", "compare", "show", "show_format", "sites", "sweep"]
+__all__ = ["NO_PICTURE", "check", "compare", "require_used", "show", "show_format", "sites"]
 
 NO_PICTURE = "no picture without matplotlib: pip install 'jax-qsim[plots]'"
 
@@ -140,49 +135,7 @@ def sites(subject: Subject, *, backward: bool, policy: str | None) -> None:
         show(Text(str(parse_policy(policy).explain(fn, *arguments))))
 
 
-def sweep(
-    name: str, formats: Sequence[Format], setting: dict[str, str], *, seed: int, out: Path | None
-) -> list[Row]:
-    """Run a sweep of a subject, show its progress and its results, and write them to a folder.
-
-    Args:
-        name: the subject's name, ``package.module:attribute``.
-        formats: the formats.
-        setting: target, rounding, overflow and scale; or policy, a text with ``{}`` in the
-            place of the format; and accumulator, if contractions have one.
-        seed: seed of stochastic rounding.
-        out: the folder for ``sweep.parquet`` and ``sweep.png``; None writes nothing.
-
-    Raises:
-        ValueError: for an unknown name, or a folder that cannot be written to.
-    """
-    policies = _policies(formats, setting)
-    stochastic = any(policy.is_stochastic for policy in policies)
-    folder = None if out is None else store.prepare(out)
-    subject = load(name)
-    _require_used(policies[0], subject)
-    reference = judge(subject)
-    parts = run(
-        subject, reference, formats, policies, key=jax.random.key(seed) if stochastic else None
-    )
-    known = {"subject": name, **setting, "seed": str(seed), **versions()}
-    rows: list[Row] = []
-    for rows in _with_progress(parts, len(formats)):
-        if folder is not None:  # after every part, so that an interruption loses nothing
-            store.write(folder / "sweep.parquet", rows, known)
-    float32 = summary(reference.measures, subject.score)
-    score = SCORES[subject.score]
-    maps = heat_map(rows, score.headline)
-    show(result_table(rows, subject.score), f"float32: {float32}", *maps)
-    if folder is not None:
-        words = ("policy", "target", "rounding", "scale", "accumulator")
-        how = ", ".join(setting[word] for word in words if word in setting)
-        drawn = _save_map(folder, rows, score, f"{subject.name} ({how}); float32: {float32}")
-        show(Text(f"{len(rows)} formats: {folder / 'sweep.parquet'}, {drawn}"))
-    return rows
-
-
-def _require_used(chosen: Policy, subject: Subject) -> None:
+def require_used(chosen: Policy, subject: Subject) -> None:
     """Warns of rules that address nothing in a subject.
 
     Raises:
@@ -197,42 +150,3 @@ def _require_used(chosen: Policy, subject: Subject) -> None:
         )
     for rule in unused:
         show(Text(f"rule {rule!r} addresses nothing in {subject.name}", style="yellow"))
-
-
-def _policies(formats: Sequence[Format], setting: dict[str, str]) -> list[Policy]:
-    """A policy for each format, from a text or from a target and modes."""
-    rest = {name: value for name, value in setting.items() if name != "accumulator"}
-    if "policy" in rest:
-        made = policies_from(formats, rest["policy"])
-    else:
-        made = policies_for(formats, **rest)
-    if "accumulator" in setting:
-        adding = parse_policy(f"accumulators={setting['accumulator']}")
-        made = [Policy((*adding.rules, *each.rules)) for each in made]
-    return made
-
-
-def _save_map(folder: Path, rows: Sequence[Row], score: Score, title: str) -> str:
-    """Draws the heat map of a sweep; the file, or what is missing."""
-    if not picture.available():
-        return NO_PICTURE
-    path = folder / "sweep.png"
-    picture.heat_map(path, rows, score.headline, title, distance=score.distance)
-    return str(path)
-
-
-def _with_progress(parts: Iterator[list[Row]], total: int) -> Iterator[list[Row]]:
-    """All rows so far, after every part; a bar on the error stream shows how far it is."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    rows: list[Row] = []
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("compiling", total=total)
-        for part in parts:
-            rows = [*rows, *part]
-            progress.update(task, completed=len(rows), description=rows[-1].spec)
-            yield rows

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qsim.sweeps.study import Row, on_the_map
+from qsim.studies.result import Result, on_the_map
 
 __all__ = ["available", "heat_map"]
 
@@ -24,7 +24,7 @@ def available() -> bool:
 
 
 def heat_map(
-    path: Path, rows: Sequence[Row], measure: str, title: str, *, distance: str = "kl"
+    path: Path, rows: Sequence[Result], measure: str, title: str, *, distance: str = "kl"
 ) -> None:
     """The exponent x mantissa map of the float formats as a PNG, all others in a strip below.
 
@@ -39,8 +39,8 @@ def heat_map(
     from matplotlib.figure import Figure
 
     floats, others = on_the_map(rows)
-    exponents = sorted({row.exponent_bits for row in floats})
-    mantissas = sorted({row.mantissa_bits for row in floats})
+    exponents = sorted({row.facts["exponent_bits"] for row in floats})
+    mantissas = sorted({row.facts["mantissa_bits"] for row in floats})
     heights = [len(exponents) or 0.01, 1 if others else 0.01]
     width = max(len(mantissas), len(others), 4)
     figure = Figure(figsize=(1.6 + 0.85 * width, 2.2 + 0.55 * sum(heights)), layout="constrained")
@@ -50,7 +50,7 @@ def heat_map(
     norm = _norm([row.measures[distance] for row in rows])
     image = None
     if floats:
-        cells = {(row.exponent_bits, row.mantissa_bits): row for row in floats}
+        cells = {(row.facts["exponent_bits"], row.facts["mantissa_bits"]): row for row in floats}
         grid = [[cells.get((e, m)) for m in mantissas] for e in exponents]
         image = _draw(axes[0], grid, measure, distance, norm)
         axes[0].set_xticks(range(len(mantissas)), mantissas)
@@ -76,7 +76,7 @@ def _norm(distances: Sequence[float]):
     return LogNorm(vmin=low, vmax=high if high > low else 10 * low)
 
 
-def _draw(axis, grid: Sequence[Sequence[Row | None]], measure: str, distance: str, norm):
+def _draw(axis, grid: Sequence[Sequence[Result | None]], measure: str, distance: str, norm):
     """A grid of cells, each with its number; diverged formats are grey.
 
     A format as good as float32 has the lowest colour: its distance is zero, or what rounding errors

@@ -14,8 +14,8 @@ from qsim.numbers import exact
 from qsim.numbers.catalogue import Entry
 from qsim.numbers.formats import Float, Format
 from qsim.scales.blocks import Block
+from qsim.studies.result import Result, on_the_map
 from qsim.sweeps.scores import SCORES
-from qsim.sweeps.study import Row, on_the_map
 
 __all__ = [
     "format_table",
@@ -159,16 +159,16 @@ COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
-def result_table(rows: Sequence[Row], score: str) -> Table:
+def result_table(rows: Sequence[Result], score: str) -> Table:
     """Results, fewest bits first."""
     measures = SCORES[score].measures
     table = Table(header_style="bold")
     table.add_column("format", no_wrap=True)
     for heading in ("bits", *(COLUMNS[measure][0] for measure in measures), "ms"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in sorted(rows, key=lambda row: (row.bits, row.exponent_bits or 0)):
+    for row in sorted(rows, key=lambda row: (row.facts["bits"], row.facts["exponent_bits"] or 0)):
         cells = [COLUMNS[measure][1](row.measures[measure]) for measure in measures]
-        table.add_row(row.spec, str(row.bits), *cells, f"{1e3 * row.seconds:.0f}")
+        table.add_row(row.spec, str(row.facts["bits"]), *cells, f"{1e3 * row.seconds:.0f}")
     return table
 
 
@@ -184,14 +184,17 @@ def summary(found: Mapping[str, float], score: str) -> str:
     return ", ".join(words)
 
 
-def heat_map(rows: Sequence[Row], measure: str) -> list[Table | Text]:
+def heat_map(rows: Sequence[Result], measure: str) -> list[Table | Text]:
     """The exponent x mantissa map of the plain float formats, and a strip of all others."""
     floats, others = on_the_map(rows)
     title = measure.replace("_", " ")
     colour = _scale([row.measures[measure] for row in rows])
     parts: list[Table | Text] = []
     if floats:
-        by_bits = {(row.exponent_bits, row.mantissa_bits): row.measures[measure] for row in floats}
+        by_bits = {
+            (row.facts["exponent_bits"], row.facts["mantissa_bits"]): row.measures[measure]
+            for row in floats
+        }
         mantissas = sorted({mantissa for _, mantissa in by_bits})
         table = Table(pad_edge=False)
         table.add_column("", justify="right", style="bold")
