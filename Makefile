@@ -5,7 +5,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 # tests of a file go to one process, as they share what they compile
 SHARED := -n $(WORKERS) --dist worksteal
-BENCHMARKS ?= rounding stochastic families sweep simulate accumulate
+BENCHMARKS ?= rounding stochastic families sweep simulate accumulate train_sweep
 OF_JAX := $(foreach name,program policies primitives simulate by_hand,tests/test_$(name).py)
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
@@ -14,7 +14,7 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --fork-strategy
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --only-binary :all: \
 	pyproject.toml
 
-.PHONY: help sweep test test-fast test-oldest format models bench wheel lock clean
+.PHONY: help sweep test test-fast test-rest test-oldest format models bench wheel lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -29,7 +29,10 @@ test: .venv/dev.done ## everything that CI checks on the sources
 	$(BIN)/pytest $(SHARED)
 
 test-fast: .venv/dev.done ## the quick tests only
-	$(BIN)/pytest $(SHARED) -m "not t1 and not t2"
+	$(BIN)/pytest $(SHARED) -m "not t1 and not ci and not t2"
+
+test-rest: .venv/dev.done ## the slow tests, which CI runs too
+	$(BIN)/pytest $(SHARED) -m "ci and not t2"
 
 test-oldest: ## what looks into JAX's programs, with the oldest JAX that is supported
 	$(PYTHON) -m venv .venv-oldest

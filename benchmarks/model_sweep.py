@@ -136,7 +136,7 @@ def _alone(forward: Callable, arguments: tuple) -> list:
 def _looped(setting: Setting, count: int) -> tuple[str, Callable, dict]:
     """A Python loop over one executable whose grids are arguments."""
     simulated = lambda policy, *args: qsim.simulate(setting.loss, policy, params=0)(*args)  # noqa: E731
-    policies = setting.policies(count)
+    policies = [policy.lower() for policy in setting.policies(count)]
     one, seconds = timing.compile(simulated, policies[0], *setting.arguments)
     run = lambda: [one(policy, *setting.arguments) for policy in policies]  # noqa: E731
     return "loop, grids as arguments", run, {"formats": count, "compile": seconds} | _memory(one)

@@ -40,7 +40,7 @@ WIDE = "--xla_cpu_prefer_vector_width=512"
 
 PACKAGES = (
     *("jax", "jaxlib", "numpy", "ml_dtypes", "flax", "gfloat", "pychop", "qtorch", "torch"),
-    *("bitsandbytes", "softposit"),
+    *("bitsandbytes", "softposit", "apytypes"),
 )
 
 
@@ -142,10 +142,15 @@ def _git(*words: str) -> str:
 # --- records --------------------------------------------------------------------------------
 
 
-def target(name: str, value: float, *, at_most: float = 0, at_least: float = 0) -> dict[str, Any]:
-    """A limit beside what was measured."""
-    limit, met = (at_most, value <= at_most) if at_most else (at_least, value >= at_least)
-    kind = "at most" if at_most else "at least"
+def target(
+    name: str, value: float, *, at_most: float | None = None, at_least: float | None = None
+) -> dict[str, Any]:
+    """What was measured, beside the one of both limits that is given."""
+    value = float(value)
+    if at_most is not None:
+        kind, limit, met = "at most", at_most, value <= at_most
+    else:
+        kind, limit, met = "at least", at_least, value >= (at_least or 0)
     return {"target": name, "measured": value, "kind": kind, "limit": limit, "met": met}
 
 
@@ -174,14 +179,16 @@ def today() -> str:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has neither infinities nor NaN: they become None."""
+    """JSON has neither infinities nor NaN, which become words, nor NumPy's scalars."""
     match value:
         case dict():
             return {key: _finite(item) for key, item in value.items()}
         case list():
             return [_finite(item) for item in value]
+        case np.generic():
+            return _finite(value.item())
         case float() if not math.isfinite(value):
-            return None
+            return str(value)
     return value
 
 
@@ -197,13 +204,13 @@ def cell(value: Any) -> str:
             return "yes" if value else "no"
         case int():
             return f"{value:,}"
-        case float():
+        case float() | np.floating():
             return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return str(value)
 
 
 def tables(record: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """The tables of a record in text (title, headings, rows); the last one has the targets."""
+    """The tables of a record in text (title, headings, rows); the last has the targets, if any."""
     shown = [
         (
             part["title"],
@@ -221,7 +228,8 @@ def tables(record: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]
         ]
         for goal in record["targets"]
     ]
-    return [*shown, ("Targets", ["target", "limit", "measured", ""], goals)]
+    targets = [("Targets", ["target", "limit", "measured", ""], goals)]
+    return [*shown, *(targets if goals else [])]
 
 
 def show(record: dict[str, Any]) -> None:

@@ -18,9 +18,13 @@ from qsim.numbers.posits import Posit, Takum
 from qsim.numbers.random_bits import counter_key, fold_in
 from qsim.numbers.rounding import quantize
 from qsim.numbers.specs import parse
+from qsim.propagation.readings import Reading, scale_trace
+from qsim.propagation.rescaling import rescale, rescale_gradient
+from qsim.propagation.transform import scale_propagation
 from qsim.scales.blocks import Block
 from qsim.scales.parts import decode_blocks, encode_blocks
 from qsim.scales.recipes import Recipe
+from qsim.scales.scaled import NORMS, SCALE_ROUNDINGS, ScaledArray, as_scaled, unscaled
 from qsim.scales.tensor import SCALES
 from qsim.simulate.explanation import Explanation
 from qsim.simulate.policy import Policy, Rule, policy
@@ -30,11 +34,14 @@ from qsim.simulate.selector import Selector
 from qsim.simulate.sites import Site, sites
 from qsim.simulate.transform import simulate
 from qsim.sweeps.sweep import stream, sweep
+from qsim.training.sweep import Runs, train_sweep
 
 __all__ = [
+    "NORMS",
     "OVERFLOWS",
     "ROUNDINGS",
     "SCALES",
+    "SCALE_ROUNDINGS",
     "Block",
     "Codebook",
     "Components",
@@ -50,13 +57,17 @@ __all__ = [
     "Posit",
     "Precision",
     "Quantizer",
+    "Reading",
     "Recipe",
     "RootsOfUnity",
     "Rule",
+    "Runs",
+    "ScaledArray",
     "Selector",
     "Site",
     "Takum",
     "arithmetic",
+    "as_scaled",
     "counter_key",
     "decode",
     "decode_blocks",
@@ -71,11 +82,17 @@ __all__ = [
     "policy",
     "quantize",
     "register",
+    "rescale",
+    "rescale_gradient",
+    "scale_propagation",
+    "scale_trace",
     "simulate",
     "sites",
     "split",
     "stack",
     "stream",
     "sweep",
+    "train_sweep",
     "unpack",
+    "unscaled",
 ]

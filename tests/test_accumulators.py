@@ -6,6 +6,7 @@ from fractions import Fraction
 from functools import cache
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import softfloatpy as softfloat
@@ -153,7 +154,7 @@ def test_sums_of_integers_beyond_those_of_floats(fmt, accumulator, overflow):
         assert same(matmul(a, b, text, formats=kinds), expected(a, b, text, kinds)), (count, kind)
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "text", ["e8m7", "e8m7 toward_zero normalise1-2", "e8m7 pairwise product=e8m7"]
 )
@@ -165,7 +166,12 @@ def test_sums_of_products_that_are_no_normal_numbers(text):
         assert same(found, expected(x, y, text, ("bfloat16", "bfloat16"))), scale
 
 
-@pytest.mark.parametrize("text", ["e4m3fn", "e5m10", "e8m7", "e4m3 saturate", "e8m10 saturate"])
+LEAN = ("e4m3fn", "e5m10", "e8m7", "e4m3 saturate", "e8m10 saturate")
+CASTS = {"e4m3fn": ml_dtypes.float8_e4m3fn, "e5m10": np.float16, "e8m7": ml_dtypes.bfloat16}
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("text", LEAN)
 def test_lean_rounding_is_the_rounding_of_the_grid(text):
     how = Accumulation.of(Accumulator.parse(text)).sums
     assert how.plain
@@ -175,6 +181,42 @@ def test_lean_rounding_is_the_rounding_of_the_grid(text):
     x = jnp.asarray(np.concatenate([bits, bits | 0x80000000]).view(np.float32))
     lean, grid = (canonical(how(x, normal=normal)) for normal in (True, False))
     assert same(lean, grid)
+
+
+def values_and_ties(fmt) -> np.ndarray:
+    """Multiples of half a gap: of three binades, of the smallest numbers, and of the largest."""
+    top = math.frexp(float(fmt.largest))[1] - 1
+    steps = np.arange(2 << fmt.mantissa_bits, (4 << fmt.mantissa_bits) + 1)
+    binades = [
+        np.ldexp(np.float64(steps), e - fmt.mantissa_bits - 1) for e in (-1, 0, 1, fmt.emin, top)
+    ]
+    subnormal = np.ldexp(np.arange(2.0 * (1 << fmt.mantissa_bits)), fmt.quantum - 1)
+    x = np.unique(np.concatenate([*binades, subnormal]))
+    return x[x <= np.finfo(np.float32).max].astype(np.float32)
+
+
+def nearest(x: np.ndarray, text: str) -> np.ndarray:
+    """What other programs round to; for ``saturate`` the nearest multiple of the gap, to even."""
+    if text in CASTS:
+        with np.errstate(over="ignore"):
+            return x.astype(CASTS[text]).astype(np.float32)
+    fmt = qsim.parse(text.removesuffix(" saturate"))
+    exponents = np.frexp(np.float64(x))[1] - 1  # in float64 all of this is exact
+    gaps = np.ldexp(1.0, np.maximum(exponents - fmt.mantissa_bits, fmt.quantum))
+    return np.clip(np.rint(x / gaps) * gaps, -float(fmt.largest), float(fmt.largest)).astype("f4")
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("text", LEAN)
+def test_lean_rounding_of_values_ties_and_their_neighbours(text):
+    how, fmt = Accumulation.of(Accumulator.parse(text)).sums, qsim.parse(text.split()[0])
+    ties = values_and_ties(fmt)
+    zero, infinity = np.array([0, np.inf], np.float32)
+    x = np.concatenate([ties, *(np.nextafter(ties, end) for end in (zero, infinity))])
+    x = np.unique(x[(x == 0) | (x >= np.finfo(np.float32).tiny)])  # no subnormal numbers
+    x = np.concatenate([x, -x])
+    lean = canonical(how(jnp.asarray(x), normal=True))
+    assert same(lean, canonical(jnp.asarray(nearest(x, text))))
 
 
 # --- SoftFloat ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from jax import lax
 import qsim
 from qsim.arithmetic import matmul
 from tests.bytewise import same
+from tests.unchecked import unchecked
 
 FORMATS = ("e4m3", "e4m3")
 KERNELS = {
@@ -85,7 +86,7 @@ def test_convolutions(kind):
     assert same(of_integers(kernel, image), native(kernel, image))  # small sums, exact in both
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 def test_batched_and_ragged_products():
     einsum = lambda p, x: jnp.einsum("bik,jkb->bji", x, p)  # noqa: E731
     p, x = normal(4, 5, 7, 2), normal(5, 2, 3, 7)
@@ -122,22 +123,38 @@ def test_a_backward_pass_has_accumulators_of_its_own():
     )
 
 
+FLOATS = [
+    f"accumulators=e{e}m{m} chunk8; operands={fmt}"
+    for e, m, fmt in ((5, 10, "e4m3"), (8, 13, "e5m2"), (4, 3, "e3m4"), (8, 20, "e4m3"))
+]
+INTEGERS = [
+    f"accumulators=int{bits} wrap; operands=int{n}" for bits, n in ((24, 14), (28, 16), (32, 15))
+]
+
+
 @pytest.mark.t1
-def test_accumulators_of_one_structure_sweep_in_one_trace():
+@pytest.mark.parametrize("texts, size", [(FLOATS, 1), (INTEGERS, 3000)], ids=["floats", "integers"])
+def test_accumulators_of_one_structure_sweep_in_one_trace(texts, size):
     traced = []
 
     def counted(p, x):
         traced.append(1)
         return layer(p, x)
 
-    texts = [
-        f"accumulators=e{e}m{m} chunk8; operands={fmt}"
-        for e, m, fmt in ((5, 10, "e4m3"), (8, 13, "e5m2"), (4, 3, "e3m4"), (8, 20, "e4m3"))
-    ]
-    found = qsim.sweep(counted, texts)(P, X)
+    p, x = {"w": size * jnp.abs(P["w"])}, size * jnp.abs(X)
+    found = qsim.sweep(counted, texts)(p, x)
     assert len(traced) == 1
+    assert len({row.tobytes() for row in np.asarray(found)}) == len(set(texts))  # sums wrap
     for row, text in zip(found, texts, strict=True):
-        assert same(row, qsim.simulate(layer, text)(P, X))
+        assert same(row, qsim.simulate(layer, text)(p, x))
+
+
+def test_integer_accumulators_of_lowered_policies():
+    text = "accumulators=int32 wrap; operands=int8 absmax"
+    expected = qsim.simulate(layer, text)(P, X)
+    assert same(qsim.simulate(layer, qsim.policy(text).lower(known=True))(P, X), expected)
+    with pytest.raises(ValueError, match=r"no format is known: .*lower with known=True"):
+        qsim.simulate(layer, qsim.policy(text).lower())(P, X)
 
 
 @pytest.mark.parametrize(
@@ -146,11 +163,35 @@ def test_accumulators_of_one_structure_sweep_in_one_trace():
         ("accumulators=e5m10 chunks", "no word 'chunks' for accumulators"),
         ("weights accumulators=e5m10", "accumulators are of every role; drop the word for it"),
         ("accumulators=e5m10 lanes2 pairwise", "says twice what its order is"),
+        ("accumulators=e5m10 lanes0", "order 'lanes' needs a number above zero: write lanes8"),
+        ("accumulators=e8m7 toward_zero normalise0-1", "removes at least one zero"),
+        ("accumulators=e5m10 stochastic:99", "1 to 32 random bits, got 99"),
+        ("accumulators=hoper_fp8", "no format or profile 'hoper_fp8'; did you mean 'hopper_fp8'"),
+        ("accumulators=hopper_fp8 chunk4", "hopper_fp8 stands by itself: .* 'e8m13 toward_zero"),
     ],
 )
 def test_mistakes_name_the_rule(text, message):
     with pytest.raises(ValueError, match=message):
         qsim.policy(text)
+
+
+def test_what_is_no_text_of_an_accumulator_is_refused():
+    for how in (None, 5, b"e5m10"):
+        with unchecked(), pytest.raises(TypeError, match="an accumulator is named by a text"):
+            matmul(jnp.ones((1, 1)), jnp.ones((1, 1)), how)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("hopper_fp8", r"adds them as they are: say of what formats .* formats=\('e4m3', 'e4m3'\)"),
+        ("e5m10 kahan", "adds them as they are: round them with product=FORMAT, or say"),
+        ("e5m10 stochastic", "take a narrower accumulator or fewer random bits, stochastic:8"),
+    ],
+)
+def test_what_an_order_needs_is_said(how, message):
+    with pytest.raises(ValueError, match=message):
+        matmul(jnp.ones((1, 3)), jnp.ones((3, 1)), how)
 
 
 def test_what_cannot_be_rounded_once_names_its_rule_and_place():

@@ -158,6 +158,7 @@ def assert_exact(name: str, numbers: list, fmt, modes, policies) -> None:
 LONG = [("ocp_e8m0", "add"), ("ocp_e8m0", "subtract")]
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize(
     ("spec", "name"),
     [
@@ -264,6 +265,7 @@ ANY = [
 ]
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("name", tiers(["add"], list(ARITY)[1:]))
 def test_any_operands_round_exactly(name):
     """Values that are on no grid, one by one."""
@@ -454,6 +456,7 @@ def test_formats_are_traced():
     assert len(traces) == 1
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("rounding", ["ties_to_even", "down"])
 def test_signs_of_zeros(rounding):
     """IEEE 754-2019, 6.3."""

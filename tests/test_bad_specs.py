@@ -84,7 +84,7 @@ def test_files_are_refused_soon_and_briefly(text, message):
     assert len(str(caught.value)) < 1000
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 def test_a_file_holds_the_longest_codebook():
     text = HEAD + "family = 'codebook'\nvalues = [" + ", ".join(map(str, range(2**16))) + "]"
     assert len(text) < catalogue.MAX_LENGTH / 3

@@ -23,14 +23,14 @@ SMALLEST = {
     "model sweep": "sweep --only model --formats 2 --layers 1 --heads 1 --tokens 1 8 --batches",
     "simulate": "simulate --layers 1 --heads 1 --tokens 1 8",
     "accumulate": "accumulate --sizes 32",
+    "train sweep": "train_sweep --formats 2 --seeds 1 --steps 2 --layers 1 --heads 1",
 }
-
-T2, SLOW = pytest.mark.t2, ("model sweep", "simulate", "accumulate")
 
 
 def run(module: str, *words: str) -> str:
     """What ``python -m benchmarks.MODULE`` prints, started as a user starts it."""
-    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    ours = "XLA_FLAGS", "JAX_NUMPY_DTYPE_PROMOTION"
+    environment = {key: value for key, value in os.environ.items() if key not in ours}
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{module}", *words],
         cwd=ROOT,
@@ -42,15 +42,8 @@ def run(module: str, *words: str) -> str:
     return done.stdout
 
 
-@pytest.mark.t1
-@pytest.mark.parametrize(
-    "words",
-    [
-        pytest.param(words, id=name, marks=T2 if name in SLOW else ())
-        for name, words in SMALLEST.items()
-    ],
-)
-@pytest.mark.every(3)
+@pytest.mark.ci
+@pytest.mark.parametrize("words", SMALLEST.values(), ids=SMALLEST)
 def test_benchmark_prints_ratios_and_stores_them(words, tmp_path):
     printed = run(*words.split(), "--repeats", "1", "--out", str(tmp_path))
     (path,) = tmp_path.glob("*.json")

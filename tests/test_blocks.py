@@ -182,6 +182,7 @@ def test_scales_stay_within_their_format():
 # --- other rules --------------------------------------------------------------------------------
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("spec", [FEW[0], *slower(SPECS[::2]), *slower(SPECS[1::2], T2)])
 @pytest.mark.every(2)
 def test_equals_the_exact_definition(spec):
@@ -381,7 +382,7 @@ def test_searched_scales_look_past_what_is_not_finite():
     agrees(x, "int4[8,mse:8,finite]")
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 def test_searched_scales_err_less():
     x = sample((64, 128), seed=5)
     errors = [noise(x, spec) for spec in ("int4[32]", "int4[32,mse:8]", "int4[32,mse:32]")]
@@ -393,6 +394,7 @@ def test_searched_scales_err_less():
 # --- shapes and axes ----------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("rest", slower(["e8m0,floor"]) + slower(["e4m3fn[tensor]"], T2))
 def test_other_axes_are_moved_axes(rest):
     x = sample((8, 12, 4))
@@ -499,6 +501,7 @@ def test_formats_of_one_structure_share_a_compilation():
 WAYS = ["mxfp8_e4m3", "mxint8", "e2m1f[32,e8m0,floor,two_sided]", "nvfp4", "int4[32,e8m7]"]
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("overflow", [POLICY, pytest.param("ieee", marks=T2)])
 @pytest.mark.parametrize(
     ("spec", "mode"),
@@ -653,6 +656,7 @@ def test_wrapping_is_for_blocks_of_integers():
             encode_blocks(x, spec, overflow="wrap")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "spec", slower(["e8m3[2,e8m0,floor]"]) + slower(["bfloat16[4,e8m0,floor]"], T2)
 )
@@ -665,6 +669,7 @@ def test_codes_of_elements_below_the_normal_numbers(spec):
     assert np.any((magnitude > 0) & (magnitude < 0x00800000))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("options", slower([""]) + slower(["amax,"], T2))
 def test_scales_of_zero_in_a_format_without_zero(options):
     """Most of the block is zero, and the smallest scale is below what the carrier divides by."""
@@ -674,6 +679,7 @@ def test_scales_of_zero_in_a_format_without_zero(options):
     assert quantize(x, spec)[0, 1] == -8 * 2.0**-123
 
 
+@pytest.mark.t1
 def test_codes_of_ocp():
     x = np.float32([[0, -0.0], [np.nan, 1], [6, -1], [2.0**-149, 0]])
     elements, (scales,) = encode_blocks(x, "e2m1f[2,e8m0,floor]")
@@ -682,6 +688,7 @@ def test_codes_of_ocp():
     assert np.isnan(decode_blocks(Codes(elements, (scales,)), "e2m1f[2,e8m0,floor]")[1]).all()
 
 
+@pytest.mark.t1
 def test_codes_that_are_not_there():
     with pytest.raises(TypeError, match=r"use qsim\.encode_blocks"):
         qsim.encode(np.zeros(32, np.float32), "mxfp4")
@@ -791,6 +798,7 @@ def test_elements_without_room_for_scales_are_refused():
     assert math.isfinite(quantize(np.float32([1e-38, 3.0]), "e8m3[2,e8m0,floor]")[1])
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("shape", [(2, 0, 256), *slower([(0,), (0, 32)], T2)])
 @pytest.mark.parametrize(
     "spec", ["nvfp4", "mxfp8_e4m3", "e2m1f[4,e8m23,percentile:99]", "int4[4,e8m23,mse:8]"]
@@ -809,7 +817,7 @@ def test_empty_arrays_are_refused_as_others_of_their_shape():
             quantize(x, "mxfp8_e4m3")
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 def test_codes_that_do_not_belong_together_are_refused():
     spec = "e2m1f[16,e4m3fn[tensor]]"
     codes = encode_blocks(jnp.ones((2, 32)), spec)

@@ -92,6 +92,7 @@ PARAMETERS = {
 PAIRS = [(mlp, mlp_by_hand), (attention, attention_by_hand), (layer_norm, layer_norm_by_hand)]
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[0].__name__)
 def test_one_format_everywhere_is_the_model_with_a_rounding_after_every_operation(pair, fmt):
@@ -132,6 +133,8 @@ def run_with_rounding(q, fn, *arguments):
     return run(closed.jaxpr, closed.consts, jax.tree.leaves(arguments))
 
 
+@pytest.mark.t1
+@pytest.mark.every(2)
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[0].__name__)
 def test_gradients_too(pair, fmt):
@@ -142,6 +145,7 @@ def test_gradients_too(pair, fmt):
     assert same(jax.jit(simulated)(PARAMETERS, X), expected)
 
 
+@pytest.mark.t1
 def test_gradients_of_a_perceptron_written_out():
     q = lambda x: qsim.quantize(x, "e4m3")  # noqa: E731
     slope = jax.grad(mlp_loss)

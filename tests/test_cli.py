@@ -6,15 +6,17 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
 from qsim import cli
+from qsim.cli import typed as typed_words
 from qsim.numbers.catalogue import catalogue
 from qsim.report import picture
 from qsim.report.terminal import heat_map
-from qsim.sweeps import store
-from qsim.sweeps.study import Row
+from qsim.studies.database import Database
+from qsim.studies.result import Result
 from tests.unchecked import unchecked
 
 SUBJECT = "tests.own_subject:subject"
@@ -131,6 +133,7 @@ def test_show_draws_every_format(qsim, monkeypatch, tmp_path, spec):
     assert (tmp_path / "out" / "show" / f"{spec}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.mark.t1
 def test_pictures_are_png_or_svg(qsim, tmp_path):
     qsim("show", "e2m1", "--out", str(tmp_path / "new" / "e2m1.svg"))
     assert "<svg" in (tmp_path / "new" / "e2m1.svg").read_text()
@@ -180,7 +183,7 @@ source = "this test"
 """
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 def test_check_reports_every_law(qsim, monkeypatch, capsys, tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(MINE)
@@ -201,7 +204,7 @@ def test_formats_of_a_file_are_named_by_it(qsim, monkeypatch, tmp_path):
     assert "0x7" in qsim("round", f"{file}:mine", "448.5")
     assert "e2m1f" in qsim("show", f"{file}:mine")
     more = f"{file}:mine, int4[4,e8m0,floor]"
-    chosen = cli._formats("", "", "", more)
+    chosen = typed_words.formats_of("", "", "", more)
     assert [str(fmt) for fmt in chosen] == ["e2m1f", "int4[4,e8m0,floor]"]
 
 
@@ -251,7 +254,7 @@ def test_sites_are_a_tree_with_costs(qsim):
     assert "0. weights=e4m3: 2 places" in ruled and "1. decoder.*=e5m2: 0 places" in ruled
 
 
-COMMANDS = ("sweep", "formats", "show", "compare", "check", "round", "sites")
+COMMANDS = tuple(command.name for command in cli.app.registered_commands)
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
@@ -269,32 +272,37 @@ def test_sweep_draws_and_stores(qsim, tmp_path, rounding):
     out = qsim("sweep", SUBJECT, *SMALL, "--rounding", rounding, "--out", str(tmp_path / "a" / "b"))
     for word in ("e3m1", "e4m3", "int4", "kl: exponent bits down", "kl: other formats"):
         assert word in out
-    rows, setting = store.read(tmp_path / "a" / "b" / "sweep.parquet")
-    assert [row.spec for row in rows] == ["e3m1", "e3m3", "e4m1", "e4m3", "int4"]
-    assert setting["rounding"] == rounding and setting["subject"] == SUBJECT
+    with Database.open(tmp_path / "a" / "b") as database:
+        assert [row.spec for row in database.results()] == ["e3m1", "e3m3", "e4m1", "e4m3", "int4"]
+        assert {row.point["rounding"] for row in database.results()} == {rounding}
+        assert database.manifest["subject"] == SUBJECT
+    table = pq.read_table(tmp_path / "a" / "b" / "sweep.parquet")
+    assert table["format"].to_pylist() == ["e3m1", "e3m3", "e4m1", "e4m3", "int4"]
     assert (tmp_path / "a" / "b" / "sweep.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.mark.t1
 def test_sweep_takes_a_policy(qsim, tmp_path):
     text = "weights={} absmax; activations=int8 absmax; caches=int8"
     out = qsim("sweep", SUBJECT, *SMALL, "--policy", text, "--out", str(tmp_path))
     assert "rule 'caches=int8' addresses nothing in spiral" in out
-    assert "e3m1" in out and store.read(tmp_path / "sweep.parquet")[1]["policy"] == text
+    table = pq.read_table(tmp_path / "sweep.parquet")
+    assert "e3m1" in out and set(table["policy"].to_pylist()) == {text}
 
 
 def test_the_cpu_becomes_several_devices_unless_the_user_chose(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
-    cli._use_devices(2)
+    typed_words.use_devices(2)
     flags = os.environ["XLA_FLAGS"]
     assert flags.startswith("--xla_dump_to=x --xla_force_host_platform_device_count=2")
-    cli._use_devices(4)
+    typed_words.use_devices(4)
     assert os.environ["XLA_FLAGS"] == flags
 
 
-def row(spec: str, exponent: int | None, mantissa: int | None, kl: float) -> Row:
+def row(spec: str, exponent: int | None, mantissa: int | None, kl: float) -> Result:
     measures = {"loss": 1 + kl, "loss_difference": kl, "kl": kl, "top1": 0.5}
-    bits = {"exponent_bits": exponent, "mantissa_bits": mantissa}
-    return Row(spec=spec, bits=8, **bits, measures=measures, seconds=0.1)
+    facts = {"bits": 8, "exponent_bits": exponent, "mantissa_bits": mantissa}
+    return Result(point={"format": spec}, facts=facts, measures=measures, seconds=0.1)
 
 
 ROWS = [row("e4m3", 4, 3, 0.1), row("e5m2", 5, 2, float("nan")), row("int8", None, None, 0.0)]

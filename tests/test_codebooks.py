@@ -44,6 +44,7 @@ def assert_exact(fmt, rounding: str, overflow: str, layout: str = "float32"):
 # --- rounding -----------------------------------------------------------------------------------
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("rounding", DETERMINISTIC)
 def test_codebooks_round_as_defined(rounding):
     for name in ("nf4", "ternary", "binary", "bitmod_fp3_ea_neg", *OTHERS):
@@ -82,7 +83,7 @@ def test_any_list_rounds_as_defined(numbers):
     assert_exact(fmt, "ties_to_even", "saturate")
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 @settings(max_examples=8)
 @given(
     st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, unique=True)
@@ -100,6 +101,7 @@ def test_nearest_is_nearest(numbers):
         assert abs(Fraction(number) - Fraction(result)) == min(distances)
 
 
+@pytest.mark.t1
 def test_float64_codebooks_round_as_defined():
     with jax.enable_x64(True):
         fmt = parse("codebook64(-1,0.1,1e-320,1e300,0)")

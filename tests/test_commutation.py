@@ -52,6 +52,7 @@ def policy(request):
     return request.param
 
 
+@pytest.mark.t1
 def test_with_jit(policy):
     simulated = qsim.simulate(model, policy)
     inside = qsim.simulate(jax.jit(model), policy)
@@ -67,6 +68,7 @@ def test_with_vmap_over_data():
     assert same(jax.jit(qsim.simulate(jax.vmap(model, (None, 0)), EXACT))(WEIGHTS, X), each)
 
 
+@pytest.mark.t1
 def test_with_vmap_over_policies():
     texts = [f"operands={fmt}; all={fmt}" for fmt in ("e4m3", "e4m2", "e3m4")]
     lowered = [qsim.policy(text).lower() for text in texts]
@@ -77,6 +79,7 @@ def test_with_vmap_over_policies():
     assert same(qsim.sweep(model, texts)(WEIGHTS, X), together)
 
 
+@pytest.mark.t1
 def test_with_grad(policy):
     slope = jax.grad(qsim.simulate(loss, policy))
     assert same(
@@ -88,6 +91,7 @@ def test_with_grad(policy):
     close(jax.jit(slope)(WEIGHTS, X), jax.jit(emulated)(WEIGHTS, X), rtol=0.5)
 
 
+@pytest.mark.t1
 def test_with_remat(policy):
     plain = jax.jit(qsim.simulate(loss, policy))(WEIGHTS, X)
     assert same(jax.jit(qsim.simulate(jax.checkpoint(loss), policy))(WEIGHTS, X), plain)
@@ -102,6 +106,7 @@ def test_with_remat(policy):
     close(inside, jax.jit(jax.grad(qsim.simulate(loss, policy)))(WEIGHTS, X))
 
 
+@pytest.mark.t1
 def test_with_scan(policy):
     def repeated(step, p, x):
         return lax.scan(lambda c, _: (step(p, c), None), x, None, length=3)[0]

@@ -110,6 +110,7 @@ class SumIntervals(Intervals):
         yield self.layout.infinity + 1, math.nan
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("spec", TIERS)
 @pytest.mark.every(2)
 def test_every_value_and_tie_rounds_exactly(spec):
@@ -166,7 +167,7 @@ def test_any_number_rounds_exactly(spec):
             assert actual[place] == SINGLE.pattern(value), (x, rounding)
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 def test_ml_dtypes_agrees_on_pairs_of_bfloat16():
     """Where nothing is subnormal, and NumPy's float32 difference is exact."""
     rng = np.random.default_rng(2)
@@ -190,6 +191,7 @@ def test_numpy_agrees_on_pairs_of_binary32():
         assert np.asarray(qsim.quantize(x, "2xbinary32")).tobytes() == (high + low).tobytes()
 
 
+@pytest.mark.t1
 def test_constants_of_collage():
     """arXiv:2405.03637: beta_2 = 0.999 as a pair of bfloat16, in which it is 1 otherwise."""
     assert qsim.quantize(jnp.float32(0.999), "bfloat16") == 1
@@ -222,6 +224,7 @@ def test_eager_jit_and_vmap_give_the_same_bytes(spec, rounding):
         assert by_row.tobytes() == eager.tobytes()
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("spec", ["2xbfloat16", "2xe3m2", "3xe4m3fn"])
 def test_rounding_is_monotone_idempotent_and_between_its_neighbours(spec):
     fmt = parse(spec)
@@ -244,6 +247,7 @@ def test_rounding_is_monotone_idempotent_and_between_its_neighbours(spec):
         assert (apart[0] <= apart[1]).all()
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("spec", ["2xbfloat16", "3xe5m2", "2xe4m3fnuz"])
 @pytest.mark.parametrize("rounding", ["ties_to_even", "down"])
 def test_components_are_nearest_and_sum_to_the_value(spec, rounding):
@@ -277,6 +281,7 @@ def test_codes_and_values_are_inverse(spec):
             assert repr(exact.decode(fmt, int(code))) == repr(number)
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("spec", ["2xe2m1f", "2xe3m1nuz", "2xe3m1"])
 def test_every_code_decodes_exactly(spec):
     fmt = parse(spec)
@@ -294,7 +299,7 @@ def test_a_sum_that_the_carrier_cannot_hold_decodes_to_nan():
     assert jnp.isnan(qsim.decode(jnp.array([one_and_tiny], jnp.uint32), "2xbfloat16"))
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 def test_components_work_in_sweeps():
     x = jnp.array([[1.1, 2.7], [0.3, 0.999]])
 

@@ -20,6 +20,7 @@ def inputs() -> np.ndarray:
     return (high[:, None] | low).view(np.float32).ravel()
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("overflow", [policy for policy in OVERFLOWS if policy != "wrap"])
 @pytest.mark.parametrize("spec", CUT)
 def test_the_bytes_are_those_of_the_general_grid(spec, overflow):

@@ -87,6 +87,7 @@ ONE_OF_EACH = [
 ]
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("spec", TIERS)
 @pytest.mark.every(2)
 def test_the_same_bytes_under_every_transformation(spec):
@@ -155,6 +156,7 @@ def exactly(x: float, spec: str) -> float:
     return float(qsim.numbers.exact.round_exact(qsim.numbers.exact.Fraction(x), qsim.parse(spec)))
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("spec", [s for s in SPECS if s not in FAMILIES["block"]])
 def test_quantize_equals_the_exact_definition(spec):
     with unchecked():
@@ -187,6 +189,7 @@ def test_a_family_is_traced_once(family):
 # --- gradients ------------------------------------------------------------------------------
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("spec", TIERS)
 def test_gradients_are_straight_through(spec):
     """One inside the range; outside zero or one, by choice; never NaN."""

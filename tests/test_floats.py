@@ -91,6 +91,7 @@ def oracle_of(fmt):
     return intervals(fmt) if fmt.bits <= 8 else intervals(fmt, gaps=telling_gaps(fmt)[:400])
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize(("name", "modes"), TIERS)
 @pytest.mark.every(2)
 def test_floats_of_every_kind_round_exactly(name, modes):
@@ -103,6 +104,7 @@ def test_floats_of_every_kind_round_exactly(name, modes):
     assert_rounds_exactly(fmt, patterns, oracle, modes)
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("name", [*SMALL, *APART, *IRREGULAR])
 def test_floats_of_every_kind_round_stochastically_as_defined(name, bits=3):
     """About every value, with every R."""
@@ -403,6 +405,7 @@ def test_the_largest_value_may_be_any_number_of_float32():
 # --- wrapping -------------------------------------------------------------------------------------
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize(
     "name", ["int4", "uint4", "int8", "uint8", "fixed8.4", "ufixed6.3", "uint1"]
 )

@@ -98,6 +98,7 @@ def test_landmarks_of_the_source(name):
         assert list(map(repr, exact.values(fmt))) == [repr(number(text)) for text in listed]
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("name", _sized(ENTRIES))
 def test_derived_facts_are_those_of_the_values(name):
     """Largest, lowest, smallest and the number of NaNs, read off the list of all values."""
@@ -175,6 +176,7 @@ def assert_codes_are_exact(fmt, codes: np.ndarray, carrier: str = "float32") -> 
 
 
 # encode and decode are compiled for each format
+@pytest.mark.t1
 @pytest.mark.parametrize(
     "name",
     [
@@ -213,6 +215,7 @@ def test_exact_encode_is_the_inverse_of_exact_decode(name):
             assert found == (fmt.nan_code if is_nan else code) or value == 0
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize(
     "name",
     ["tf32", "e8m13", "e2m20f", "int24", "fixed24.140", "binary32", "posit28.2", "posit25.0"],
@@ -222,6 +225,7 @@ def test_codes_of_wide_formats_are_exact(name):
     assert_codes_are_exact(fmt, _some_codes(fmt).astype(np.uint32))
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize(
     "name",
     [
@@ -272,6 +276,7 @@ ML_DTYPES = {
 }
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("name", ML_DTYPES)
 def test_ml_dtypes_agrees_on_every_code(name):
     fmt, dtype = parse(name), np.dtype(ML_DTYPES[name])
@@ -362,6 +367,7 @@ def test_parse_is_the_inverse_of_str(fmt):
     assert parse(str(fmt)) == fmt
 
 
+@pytest.mark.t1
 @given(st.from_regex(specs.FLOAT, fullmatch=True) | st.from_regex(specs.INTEGER, fullmatch=True))
 def test_a_spec_that_is_read_prints_as_a_spec_of_the_same_format(spec):
     try:
@@ -561,7 +567,7 @@ def test_the_ends_of_wide_integers_have_their_codes(spec):
         assert exact.decode(fmt, code) == exact.round_exact(Fraction(float(np.float32(value))), fmt)
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 @settings(max_examples=60)
 @given(LISTED)
 def test_facts_of_floats_with_listed_codes_are_those_of_the_values(fmt):

@@ -1,6 +1,8 @@
 """Functions step by step: their errors as float32 programs, and with every step rounded."""
 
 import re
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,26 +13,73 @@ import pytest
 
 import qsim
 from qsim import functions
-from qsim.functions.elementary import EXP, ROOT_2_OVER_PI, extended_exp
+from qsim.functions.elementary import EXP, extended_exp
 from qsim.functions.norms import VARIANCES, layer_norm, rms_norm
 from qsim.functions.softmaxes import SOFTMAXES, softmax
+from qsim.numbers.exact import round_exact
 from tests.bytewise import same
 
 COUNT = 1500
-RNG = np.random.default_rng(0)
-WIDE = 2.0 ** RNG.uniform(-125, 125, COUNT)
-EVERY = 2.0 ** RNG.uniform(-148, 127, COUNT)  # subnormal numbers too
 
-# the real function, arguments, and the most units in the last place that a result is off
-ELEMENTARY = {
-    "exp": (mpmath.exp, RNG.uniform(-87, 88.7, COUNT), 1.1),
-    "exp2": (lambda x: mpmath.mpf(2) ** x, RNG.uniform(-126, 127.9, COUNT), 1.0),
-    "log": (mpmath.log, np.concatenate([EVERY, RNG.uniform(0.5, 2, COUNT)]), 0.8),
-    "reciprocal": (lambda x: 1 / x, WIDE * RNG.choice([-1, 1], COUNT), 1.3),
-    "rsqrt": (lambda x: 1 / mpmath.sqrt(x), EVERY, 1.2),
-    "tanh": (mpmath.tanh, RNG.standard_normal(COUNT) * 3, 1.3),
-    "sigmoid": (lambda x: 1 / (1 + mpmath.exp(-x)), RNG.standard_normal(COUNT) * 10, 2.1),
+# The most units in the last place that a result is off, as docs/functions.md says: of functions ..
+UNITS = {
+    "exp": 1.1,
+    "exp2": 1.0,
+    "log": 0.8,
+    "reciprocal": 1.3,
+    "rsqrt": 1.2,
+    "tanh": 1.3,
+    "sigmoid": 2.1,
+    "gelu_tanh": 55,
 }
+# .. of softmax, and how far two programs are apart
+SOFTMAX_UNITS = {"three_pass": 6, "two_pass": 5, "base2": 80, "online": 5}
+APART = 7
+
+
+def real_gelu_tanh(x):
+    u = mpmath.sqrt(2 / mpmath.pi) * (x + mpmath.mpf(44715) / 10**6 * x**3)
+    return x * (1 + mpmath.tanh(u)) / 2
+
+
+REAL = {
+    "exp": mpmath.exp,
+    "exp2": lambda x: mpmath.mpf(2) ** x,
+    "log": mpmath.log,
+    "reciprocal": lambda x: 1 / x,
+    "rsqrt": lambda x: 1 / mpmath.sqrt(x),
+    "tanh": mpmath.tanh,
+    "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
+    "gelu_tanh": real_gelu_tanh,
+}
+
+
+def random(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def arguments(name: str) -> np.ndarray:
+    """Those of which results are no subnormal numbers."""
+    rng = random(sorted(REAL).index(name))
+    every = 2.0 ** rng.uniform(-148, 127, COUNT)  # subnormal numbers too
+    match name:
+        case "exp":
+            x = rng.uniform(-87, 88.7, COUNT)
+        case "exp2":
+            x = rng.uniform(-126, 127.9, COUNT)
+        case "log":
+            x = np.concatenate([every, rng.uniform(0.5, 2, COUNT)])
+        case "reciprocal":
+            x = 2.0 ** rng.uniform(-125, 125, COUNT) * rng.choice([-1, 1], COUNT)
+        case "rsqrt":
+            x = every
+        case "tanh":
+            x = rng.standard_normal(COUNT) * 3
+        case "sigmoid":
+            x = rng.standard_normal(COUNT) * 10
+        case _:
+            x = rng.uniform(-6, 8, COUNT)
+    return x.astype(np.float32)
 
 
 JAX_FUNCTIONS = {
@@ -52,26 +101,20 @@ def units(found, real) -> np.ndarray:
     return np.array(errors)
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize("name", ELEMENTARY)
+@pytest.mark.every(2)
+@pytest.mark.parametrize("compiled", [True, False], ids=["jit", "eager"])
+@pytest.mark.parametrize("name", UNITS)
 def test_errors_of_elementary_functions(name, compiled):
-    real, x, limit = ELEMENTARY[name]
-    fn = getattr(functions, name)
-    x = x.astype(np.float32)
+    fn, x = getattr(functions, name), arguments(name)
     with mpmath.workprec(100):
-        expected = [real(mpmath.mpf(float(v))) for v in x]
+        expected = [REAL[name](mpmath.mpf(float(v))) for v in x]
         errors = units((jax.jit(fn) if compiled else fn)(x), expected)
-    assert errors.max() <= limit
+    assert errors.max() <= UNITS[name]
 
 
-def test_errors_of_gelu():
-    x = RNG.uniform(-4, 8, COUNT).astype(np.float32)
-    wide = x.astype(np.float64)
-    expected = 0.5 * wide * (1 + np.tanh(ROOT_2_OVER_PI * (wide + 0.044715 * wide**3)))
-    np.testing.assert_allclose(functions.gelu(x), expected, rtol=2e-6)
-
-
-SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, -1.0, 3e38], np.float32)
+SPECIAL = np.array(
+    [0.0, -0.0, np.inf, -np.inf, np.nan, -1.0, 3e38, -(2.0**-149), -(2.0**-127)], np.float32
+)
 
 
 @pytest.mark.parametrize("name", ["exp", "exp2", "log", "reciprocal", "rsqrt", "tanh", "sigmoid"])
@@ -90,7 +133,7 @@ def test_special_arguments(name):
 
 
 def test_exponentials_do_not_overflow():
-    x = RNG.uniform(-40000, 40000, COUNT).astype(np.float32)
+    x = random(0).uniform(-40000, 40000, COUNT).astype(np.float32)
     significands, exponents = jax.jit(extended_exp)(x)
     with mpmath.workprec(100):
         for v, m, n in zip(x, np.asarray(significands), np.asarray(exponents), strict=True):
@@ -98,9 +141,10 @@ def test_exponentials_do_not_overflow():
             assert abs(ratio - 1) < 1.1 * 2.0**-23, v
 
 
-@pytest.mark.parametrize("name", [*ELEMENTARY, "gelu"])
+@pytest.mark.t1
+@pytest.mark.parametrize("name", UNITS)
 def test_derivatives_are_those_of_the_real_functions(name):
-    real = {**JAX_FUNCTIONS, "sigmoid": jax.nn.sigmoid, "gelu": jax.nn.gelu}
+    real = {**JAX_FUNCTIONS, "sigmoid": jax.nn.sigmoid, "gelu_tanh": jax.nn.gelu}
     real["reciprocal"] = jnp.reciprocal
     x = jnp.array([0.3, 0.7, 2.5])
     slope = lambda fn: jax.jit(jax.grad(lambda x: fn(x).sum()))(x)  # noqa: E731
@@ -111,6 +155,7 @@ def test_derivatives_are_those_of_the_real_functions(name):
     )
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("how", ["layer_norm", "rms_norm", *SOFTMAXES])
 def test_derivatives_of_rows(how):
     x = jnp.array([0.3, 0.7, -2.5])
@@ -125,6 +170,7 @@ def test_derivatives_of_rows(how):
     np.testing.assert_allclose(slope(program), slope(real), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.t1
 def test_special_results_are_rounded_too():
     zero = jnp.zeros(1)
     assert qsim.simulate(functions.log, "all=e4m3fn")(zero).tolist() == [-448.0]
@@ -140,49 +186,64 @@ def exact_softmax(x):
 
 
 def in_units(difference, real):
+    return all_in_units(difference, real).max()
+
+
+def all_in_units(difference, real):
     normal = real > 1e-37
-    return (np.abs(difference) / np.spacing(real.astype(np.float32)))[normal].max()
+    return (np.abs(difference) / np.spacing(real.astype(np.float32)))[normal]
 
 
 def rows(width: float, count: int):
     """Multiples of 2**-10, whose differences from the maximum are exact."""
-    rng = np.random.default_rng(count)
-    return (np.round(rng.uniform(-1, 1, (2, count)) * width * 1024) / 1024).astype(np.float32)
+    x = random(count).uniform(-1, 1, (2, count)) * width
+    return (np.round(x * 1024) / 1024).astype(np.float32)
 
 
-@pytest.mark.parametrize("width, count", [(1, 100), (1e4, 1000), (30, 300)])
-def test_softmax_in_two_passes_is_as_near_as_in_three(width, count):
+@pytest.mark.t1
+@pytest.mark.parametrize("width, count", [(1, 100), (30, 300), (30, 1000), (1e4, 1000)])
+def test_errors_of_softmax(width, count):
     x = rows(width, count)
     real = exact_softmax(x)
-    two, three = (
-        np.asarray(jax.jit(lambda x, how=how: softmax(x, how=how))(x), np.float64)
-        for how in ("two_pass", "three_pass")
-    )
-    assert in_units(two - real, real) <= 4
-    assert in_units(two - three, real) <= 6
-    np.testing.assert_allclose(two.sum(-1), 1, rtol=1e-6)
+    found = {
+        how: np.asarray(jax.jit(partial(softmax, how=how))(x), np.float64) for how in SOFTMAXES
+    }
+    for how, limit in SOFTMAX_UNITS.items():
+        assert in_units(found[how] - real, real) <= limit, how
+    apart = all_in_units(found["two_pass"] - found["three_pass"], real)
+    assert apart.max() <= APART and (apart <= 2).mean() > 0.9
+    np.testing.assert_allclose(found["two_pass"].sum(-1), 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize("how", SOFTMAXES)
 def test_softmax_of_long_rows_and_large_numbers_does_not_overflow(how):
     x = rows(1e4, 100_000)
     real = exact_softmax(x)
-    found = np.asarray(jax.jit(lambda x: softmax(x, how=how))(x), np.float64)
-    assert in_units(found - real, real) <= (80 if how == "base2" else 4)
+    found = np.asarray(jax.jit(partial(softmax, how=how))(x), np.float64)
+    assert in_units(found - real, real) <= SOFTMAX_UNITS[how]
     naive = jnp.exp(x) / jnp.exp(x).sum(-1, keepdims=True)
     assert not np.isfinite(naive).all() and np.isfinite(found).all()
 
 
 @pytest.mark.t1
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 @pytest.mark.parametrize("lanes", [1, 3, 16, 1000])
 @pytest.mark.parametrize("how", ["two_pass", "online"])
 def test_softmax_with_any_number_of_sums(how, lanes):
-    x = RNG.standard_normal((5, 37, 2)).astype(np.float32)
+    x = random(1).standard_normal((5, 37, 2)).astype(np.float32)
     real = np.moveaxis(exact_softmax(np.moveaxis(x, 1, -1)), -1, 1)
     np.testing.assert_allclose(softmax(x, axis=1, how=how, lanes=lanes), real, rtol=1e-6)
 
 
+@pytest.mark.t1
+@pytest.mark.parametrize("how", SOFTMAXES)
+def test_softmax_of_no_rows(how):
+    for shape in ((0, 3), (3, 0), (2, 3, 0)):
+        assert softmax(np.ones(shape, np.float32), how=how).shape == shape
+    assert softmax(np.ones((3, 0), np.float32), axis=0, how=how).shape == (3, 0)
+
+
+@pytest.mark.t1
 @pytest.mark.parametrize("how", SOFTMAXES)
 def test_softmax_of_masked_rows(how):
     inf = np.float32(np.inf)
@@ -192,8 +253,9 @@ def test_softmax_of_masked_rows(how):
     assert np.isnan(found[2:]).all(axis=1).all()
 
 
+@pytest.mark.t1
 def test_softmax_in_binary16_is_finite_where_exponentials_are_not():
-    x = RNG.uniform(-30, 30, (4, 64)).astype(np.float32)
+    x = random(2).uniform(-30, 30, (4, 64)).astype(np.float32)
     real = exact_softmax(x)
 
     def naive(x):
@@ -213,8 +275,9 @@ def test_softmax_in_binary16_is_finite_where_exponentials_are_not():
 
 @pytest.mark.parametrize("how", VARIANCES)
 def test_layer_norm(how):
-    x = RNG.standard_normal((4, 100)).astype(np.float32) + 1
-    scale, bias = RNG.standard_normal((2, 100)).astype(np.float32)
+    rng = random(3)
+    x = rng.standard_normal((4, 100)).astype(np.float32) + 1
+    scale, bias = rng.standard_normal((2, 100)).astype(np.float32)
     wide = x.astype(np.float64)
     apart = wide - wide.mean(-1, keepdims=True)
     expected = apart / np.sqrt((apart**2).mean(-1, keepdims=True) + 1e-5) * scale + bias
@@ -222,8 +285,9 @@ def test_layer_norm(how):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.t1
 def test_one_pass_cancels_where_the_mean_is_large():
-    x = RNG.standard_normal((4, 100)).astype(np.float32) + 1000
+    x = random(4).standard_normal((4, 100)).astype(np.float32) + 1000
     wide = x.astype(np.float64)
     expected = (wide - wide.mean(-1, keepdims=True)) / wide.std(-1, keepdims=True)
     error = {how: np.abs(layer_norm(x, eps=0.0, how=how) - expected).max() for how in VARIANCES}
@@ -231,9 +295,28 @@ def test_one_pass_cancels_where_the_mean_is_large():
 
 
 def test_rms_norm():
-    x = RNG.standard_normal((4, 100)).astype(np.float32)
+    x = random(5).standard_normal((4, 100)).astype(np.float32)
     expected = x / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(rms_norm(x), expected, rtol=1e-6)
+
+
+def welford_by_hand(x, fmt):
+    """Mean and variance in fractions, every step rounded; shares are numbers of float32."""
+    q = lambda v: round_exact(Fraction(v), qsim.parse(fmt))  # noqa: E731
+    share = lambda n: Fraction(float(np.float32(1) / np.float32(n)))  # noqa: E731
+    mean = squares = Fraction(0)
+    for n, v in enumerate(map(Fraction, x.tolist()), 1):
+        apart = q(v - mean)
+        mean = q(mean + q(apart * share(n)))
+        squares = q(squares + q(apart * q(v - mean)))
+    return float(mean), float(q(squares * share(len(x))))
+
+
+@pytest.mark.t1
+def test_a_long_row_in_bfloat16_is_counted_to_its_end():
+    x = qsim.quantize(random(6).standard_normal(1000).astype(np.float32) + 1, "bfloat16")
+    mean, variance = qsim.simulate(VARIANCES["welford"], "all=bfloat16")(x)
+    assert (float(mean[0]), float(variance[0])) == welford_by_hand(np.asarray(x), "bfloat16")
 
 
 # --- every step in a format ---------------------------------------------------------------------
@@ -250,6 +333,7 @@ def exp2_by_hand(q, x):
     return q(q(m * 2.0**half) * 2.0 ** (n - half))
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("fmt", ["e5m10", "bfloat16"])
 def test_every_step_is_rounded(fmt):
     x = qsim.quantize(jnp.linspace(-9, 9, 201), fmt)
@@ -258,7 +342,7 @@ def test_every_step_is_rounded(fmt):
 
 
 PROGRAMS = {
-    **{name: getattr(functions, name) for name in (*ELEMENTARY, "gelu")},
+    **{name: getattr(functions, name) for name in UNITS},
     **{how: (lambda x, how=how: softmax(x, how=how)) for how in SOFTMAXES},
     **{f"layer norm {how}": (lambda x, how=how: layer_norm(x, how=how)) for how in VARIANCES},
     "rms norm": rms_norm,
@@ -266,7 +350,7 @@ PROGRAMS = {
 
 
 @pytest.mark.t1
-@pytest.mark.every(5)
+@pytest.mark.every(10)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_simulated_programs_have_the_same_bytes_however_they_run(name):
     x = jnp.abs(jax.random.normal(jax.random.key(0), (3, 20))) + 0.01
@@ -310,6 +394,7 @@ def test_a_rule_asks_for_steps(name):
     assert not same(qsim.simulate(JAX_FUNCTIONS[name], f"{name}=bfloat16")(x), expected)
 
 
+@pytest.mark.t1
 def test_steps_in_policies():
     assert str(qsim.policy("exp=e4m3 ieee steps; all=e5m10")) == "exp=e4m3 ieee steps; all=e5m10"
     with pytest.raises(ValueError, match="no program of steps for erf, only for exp"):
@@ -323,5 +408,6 @@ def test_steps_in_policies():
 
 def test_the_errors_in_the_docs_are_those_of_the_tests():
     text = (Path(__file__).parents[1] / "docs" / "functions.md").read_text(encoding="utf-8")
-    for name, (_, _, limit) in ELEMENTARY.items():
+    for name, limit in {**UNITS, **SOFTMAX_UNITS}.items():
         assert re.search(rf"\| `{name}` \|.*\| {limit} \|", text), (name, limit)
+    assert f"differ by at most {APART}" in text

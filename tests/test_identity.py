@@ -17,16 +17,24 @@ NOTHING = [qsim.Policy(), "a_path_that_is_nowhere=e4m3; gradients collective=e2m
 EVERYTHING = "all=binary32 ieee"
 
 
-@pytest.fixture(scope="module", params=MODELS)
+AT_FIRST = ("mlp", "attention")  # the others are T2, which CI runs too
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=() if name in AT_FIRST else pytest.mark.ci) for name in MODELS
+    ],
+)
 def model(request):
     return MODELS[request.param]()
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "policy",
     [
-        pytest.param(NOTHING[0], marks=pytest.mark.t2, id="no rules"),
+        pytest.param(NOTHING[0], marks=pytest.mark.ci, id="no rules"),
         pytest.param(NOTHING[1], id="no match"),
     ],
 )
@@ -38,7 +46,7 @@ def test_models_keep_their_bytes_without_anything_to_round(model, policy):
         assert same(jax.jit(simulated)(*arguments), jax.jit(fn)(*arguments))
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 @pytest.mark.parametrize("policy", NOTHING, ids=["no rules", "no match"])
 def test_the_bundled_model_keeps_its_bytes(policy):
     subject = byte_lm.subject()
@@ -55,7 +63,7 @@ STEPS = st.lists(
 INPUTS = (normal(0, *SHAPE), normal(1, *SHAPE))
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 @given(STEPS)
 @settings(max_examples=8, deadline=None)
 def test_random_programs_keep_their_bytes_without_anything_to_round(steps):
@@ -75,7 +83,7 @@ T1 = (
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.t1 if name in T1 else pytest.mark.t2)
+        pytest.param(name, marks=pytest.mark.t1 if name in T1 else pytest.mark.ci)
         for name in OPERATIONS
     ],
 )
@@ -88,7 +96,7 @@ def test_an_operation_rounded_to_float32_has_the_bytes_of_eager_evaluation(name)
     assert same(jax.jit(simulated)(*INPUTS), expected)
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 @given(STEPS)
 @settings(max_examples=8, deadline=None)
 def test_random_programs_rounded_to_float32_are_the_same_eagerly_and_compiled(steps):
@@ -109,14 +117,12 @@ def test_the_operations_are_those_of_the_table():
     assert of_table - elsewhere <= seen
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "name",
     [
         "mlp",
-        "attention",
-        "lstm",
-        *(pytest.param(n, marks=pytest.mark.t2) for n in ("unet", "mixture")),
+        *(pytest.param(n, marks=pytest.mark.ci) for n in ("attention", "lstm", "unet", "mixture")),
     ],
 )
 def test_models_rounded_to_float32_have_the_bytes_of_eager_evaluation(name):
@@ -129,8 +135,8 @@ def test_models_rounded_to_float32_have_the_bytes_of_eager_evaluation(name):
     assert same(eager, expected)
 
 
-@pytest.mark.t1
-@pytest.mark.parametrize("name", ["mlp", pytest.param("attention", marks=pytest.mark.t2)])
+@pytest.mark.ci
+@pytest.mark.parametrize("name", ["mlp", pytest.param("attention", marks=pytest.mark.ci)])
 def test_gradients_rounded_to_float32_have_the_bytes_of_eager_evaluation(name):
     fn, arguments = MODELS[name]()
     slope = jax.grad(lambda *arguments: jnp.mean(fn(*arguments) ** 2))

@@ -67,6 +67,7 @@ def int32_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 # --- accumulators -------------------------------------------------------------------------------
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("overflow", OVERFLOWS)
 @pytest.mark.parametrize("count", [0, 1, 3, 17, 1000, *more(2, 16, 33)])
 def test_sums_and_overflows_of_every_width(count, overflow):
@@ -112,6 +113,7 @@ def test_leading_axes_broadcast():
             assert same([x[n, m] for x in found], expected_sums(a[n, 0], b[m], 10, "wrap"))
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("shape", [(0, 3, 2), (2, 3, 0), (0, 0, 0), (2, 0, 2)])
 def test_empty_results_and_sums_of_nothing(shape):
     m, k, n = shape
@@ -120,7 +122,8 @@ def test_empty_results_and_sums_of_nothing(shape):
     assert same(list(integer_matmul(a, b, bits=4)), [zeros, zeros])
     assert same(bit_serial_matmul(a, b, bits=4), zeros)
     assert same(table_matmul(a, b, bits=4), zeros)
-    assert same(dfp_matmul(DFP(a, 0), DFP(b, 0), chain=2).values, zeros.astype(np.float32))
+    found = dfp_matmul(DFP(a.astype(np.int16), 0), DFP(b.astype(np.int16), 0), chain=2)
+    assert same(found.values, zeros.astype(np.float32))
 
 
 @pytest.mark.t1
@@ -137,6 +140,7 @@ def operands(bits: int, signed: bool, count: int = 21) -> tuple[np.ndarray, np.n
     return integers((4, count)), b - (b >> (bits - 1) << bits) if signed else b
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("bits", [1, 4, 8, *more(2, 3), *more(5, 6, 7, mark=pytest.mark.t2)])
 def test_bit_serial_products_and_tables_are_exact(bits, signed):
@@ -146,6 +150,7 @@ def test_bit_serial_products_and_tables_are_exact(bits, signed):
     assert same(table_matmul(a, b, bits=bits, signed=signed), expected)
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("bits", [32, *more(16, 31)])
 def test_wide_planes_wrap_as_int32_does(bits, signed):
@@ -291,11 +296,25 @@ def test_mantissas_are_those_of_fractions(bits):
 
 
 def test_values_that_float32_cannot_hold_are_rounded_once():
-    mantissas = integers((300,), "int32")
-    for exponent in (-400, -190, -170, -150, -128, -3, 90, 97, 110, 400):
+    mantissas = np.maximum(integers((300,)), -32767)
+    for exponent in (-400, -190, -170, -164, -160, -150, -128, -3, 90, 112, 113, 127, 400):
+        exact = np.float64(mantissas) * 2.0**exponent  # of 16 bits, so that float64 holds it
         with np.errstate(over="ignore", under="ignore"):
-            expected = np.ldexp(np.float64(np.float32(mantissas)), exponent).astype(np.float32)
+            expected = exact.astype(np.float32)
         assert same(dfp_value(DFP(mantissas, exponent)), expected), exponent
+
+
+def test_records_of_other_mantissas_are_refused():
+    good = DFP(I8.astype(np.int16), 0)
+    for dtype in ("int8", "int32", "float32"):
+        bad = DFP(I8.astype(dtype), 0)
+        for make in (dfp_value, lambda x: dfp_matmul(x, good, chain=2)):
+            with unchecked(), pytest.raises(TypeError, match=f"are int16, got {dtype}: make them"):
+                make(bad)
+    with unchecked(), pytest.raises(TypeError, match="are int16, got int32"):
+        dfp_matmul(good, DFP(I8.astype(np.int32), 0), chain=2)
+    with unchecked(), pytest.raises(TypeError, match="got ndarray: make one with dfp"):
+        dfp_matmul(good, I8, chain=2)
 
 
 def test_zeros_nothing_and_what_is_not_finite():

@@ -73,6 +73,7 @@ def test_the_elements_of_blocks_obey_and_their_landmarks_are_met():
     assert wrong["landmarks are met"].endswith("said to be 4, and the definition gives 17/4")
 
 
+@pytest.mark.t1
 def test_a_law_says_why_it_does_not_apply():
     found = unheld(parse("int4"))
     assert found == {
@@ -85,6 +86,7 @@ def test_a_law_says_why_it_does_not_apply():
 # --- a law that is broken is found broken -------------------------------------------------------
 
 
+@pytest.mark.t1
 def test_wrong_landmarks_are_found():
     found = unheld(parse("e2m1f"), {"max": "7", "nans": 0})
     assert found == {"landmarks are met": "broken: max is said to be 7, and the definition gives 6"}
@@ -179,7 +181,7 @@ def test_infinities_may_have_codes_anywhere():
         assert "broken" not in {verdict.state for verdict in laws.check(fmt, share=8)}
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 @pytest.mark.parametrize("spec", ["2xe2m1f", pytest.param("2xbfloat16", marks=pytest.mark.t2)])
 def test_sums_of_floats_obey_the_laws_that_are_theirs(spec):
     with remembered():

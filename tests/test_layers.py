@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    "numbers", "scales", "arithmetic", "functions", "simulate", "sweeps", "analysis", "report",
-    "cli",
+    "numbers", "scales", "arithmetic", "functions", "simulate", "propagation", "sweeps", "studies",
+    "training", "analysis", "report", "cli",
 )  # fmt: skip
 MODULES = sorted((ROOT / "qsim").rglob("*.py"))
 JAXPRS = ROOT / "qsim" / "simulate" / "jaxprs.py"
@@ -42,7 +42,7 @@ def layer(name: str) -> int:
     """The position of a dotted name of ours; the package itself stands above all layers.
 
     >>> layer("qsim.numbers.formats.Float"), layer("qsim.sweeps")
-    (0, 5)
+    (0, 6)
     """
     parts = name.split(".")
     if len(parts) > 1 and parts[1] in LAYERS:

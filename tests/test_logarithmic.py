@@ -32,6 +32,7 @@ def assert_exact(spec: str, rounding: str, overflow: str, layout: str = "float32
     assert not difference, difference
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("rounding", DETERMINISTIC)
 def test_logarithmic_formats_round_as_defined(rounding):
     for spec in SMALL:
@@ -137,6 +138,7 @@ def test_nearest_logarithm_is_not_nearest_value():
     assert float(qsim.quantize(x, "pot4log")) == 2
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("spec", ["lns10.5", pytest.param("lns16.10", marks=pytest.mark.t2)])
 def test_wide_formats_are_carried(spec):
     fmt = parse(spec)

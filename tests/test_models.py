@@ -53,6 +53,7 @@ def shapes(tree) -> dict:
 # The byte model.
 
 
+@pytest.mark.ci
 def test_byte_lm_is_a_subject():
     subject = byte_lm.subject()
     assert_is_a_subject(subject)
@@ -70,7 +71,7 @@ def test_byte_lm_labels_are_the_next_bytes_of_the_held_out_text():
         assert (labels[:-1] == inputs[1:]).all()
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 def test_byte_lm_beats_every_trigram_on_held_out_text():
     """The entropy of the text's own trigrams bounds every trigram model's loss from below."""
     text_N = byte_lm.heldout()
@@ -246,6 +247,7 @@ def reference() -> dict:
     return json.loads(path.read_text())
 
 
+@pytest.mark.ci
 def test_efficientnet_is_a_subject(classifier):
     assert_is_a_subject(classifier)
     assert classifier.inputs.shape == (2, 10, 224, 224, 3)
@@ -253,12 +255,14 @@ def test_efficientnet_is_a_subject(classifier):
     assert shapes(made) == shapes(classifier.variables)
 
 
+@pytest.mark.ci
 def test_efficientnet_agrees_with_torch(logits_BxN, reference):
     np.testing.assert_array_equal(logits_BxN.argmax(-1), reference["top1"])
     first_BxN = np.array(reference["first_logits"])
     np.testing.assert_allclose(logits_BxN[:, : first_BxN.shape[1]], first_BxN, atol=5e-5)
 
 
+@pytest.mark.ci
 def test_efficientnet_names_18_of_20_photos(classifier, logits_BxN, reference):
     label_B = np.asarray(classifier.labels).ravel()
     ranked_BxN = logits_BxN.argsort(-1)[:, ::-1]
@@ -436,7 +440,7 @@ def test_a_cut_zip_file_is_refused(tmp_path, left):
 # The example of the README.
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 def test_the_example_of_the_readme_is_a_subject(tmp_path, monkeypatch):
     readme = (MODELS / "README.md").read_text()
     (tmp_path / "blobs.py").write_text(re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1])

@@ -52,6 +52,7 @@ def run(variables, token_BxL, mel_BxTxC) -> np.ndarray:
     return np.asarray(whole_text(variables, {"mel": mel_BxTxC, "tokens": token_BxL}, config=SMALL))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "cuts", [(1,), (3, 4, 5, 6, 7, 8), pytest.param((2, 6), marks=pytest.mark.t1)]
 )
@@ -68,6 +69,7 @@ def test_text_in_steps_has_the_logits_of_the_whole(small, cuts):
     np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.ci
 def test_a_step_returns_a_new_cache_and_leaves_the_old_one(small):
     variables, mel_BxTxC, token_BxL = small
     _, cache = first_step(variables, token_BxL[:, :3], mel_BxTxC, length=8, config=SMALL)
@@ -84,6 +86,7 @@ def test_a_step_returns_a_new_cache_and_leaves_the_old_one(small):
         np.testing.assert_array_equal(changed, [3])
 
 
+@pytest.mark.ci
 def test_text_does_not_see_what_follows_and_sees_all_of_the_audio(small):
     variables, mel_BxTxC, token_BxL = small
     before = run(variables, token_BxL, mel_BxTxC)
@@ -95,6 +98,7 @@ def test_text_does_not_see_what_follows_and_sees_all_of_the_audio(small):
         assert (before != other).any(-1).all()
 
 
+@pytest.mark.ci
 def test_greedy_tokens_are_the_likeliest_of_a_model_without_cache(small):
     """By induction: each token is the likeliest after those before it, all seen at once."""
     variables, mel_BxTxC, _ = small

@@ -29,7 +29,7 @@ DENSITIES = {
 }
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_ratios_of_fp8_and_int8(name):
     """Of arXiv:2208.09225, at the range of the least error, to two digits."""

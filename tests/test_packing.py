@@ -35,11 +35,13 @@ def assert_packs(codes: np.ndarray, width: int) -> None:
     assert back.dtype == codes.dtype and back.tolist() == codes.tolist()
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("width", range(1, 13))
 def test_every_code_of_a_width(width):
     assert_packs(np.arange(2**width, dtype=codes_of(width, 0).dtype), width)
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9])
 @pytest.mark.parametrize("width", [4, 6, 19])
 def test_every_count_of_codes(width, count):
@@ -88,6 +90,7 @@ def test_leading_axes_jit_and_vmap_pack_each_row(width):
     assert mapped.tolist() == packed.tolist()
 
 
+@pytest.mark.ci
 def test_encoded_values_survive_packing():
     x = jnp.linspace(-8.0, 8.0, 101)
     codes = qsim.encode(x, "e2m3f")

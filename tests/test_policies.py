@@ -276,6 +276,7 @@ def stacked(w, x, reverse=False):
     return lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, w, reverse=reverse)[0]
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
 def test_each_layer_of_a_scan_has_a_format_of_its_own(reverse, transform):

@@ -106,6 +106,7 @@ def test_triple32_in_integers():
 # --- keys -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("kind", [pytest.param("threefry", marks=pytest.mark.t2), *GENERATORS])
 def test_same_bytes_eagerly_and_compiled(kind):
     """For the eager call, ``jit``, a key made inside of it, ``vmap``, ``scan`` and x64."""
@@ -207,6 +208,7 @@ def test_quantize_is_the_same_under_transformations(kind):
     assert both[0].tobytes() == solo.tobytes()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "kind",
     [

@@ -90,6 +90,7 @@ def _slower(names: list[str], limit: int = 6) -> list:
 FIRST = ["ocp_e4m3", "ocp_e5m2", "e4m3fnuz", "ocp_e8m0", "int8", "nv_ue4m3", "e3m4nuz"]
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize(
     "name",
     [FIRST[0], *_slower(FIRST[1:]), *_slower([n for n in NARROW + OTHERS if n not in FIRST])],
@@ -197,6 +198,7 @@ def test_the_oracle_fills_ranges_as_it_looks_up():
         assert (filled == oracle.expected(patterns, "ties_to_even", "ieee")).all()
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("layout", ["float16", "bfloat16"])
 def test_patterns_and_numbers_of_a_layout_are_inverse(layout):
     """NumPy's own reading of the same bits is the witness."""
@@ -297,6 +299,7 @@ GFLOAT = {
 }
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("rounding", GFLOAT_MODES)
 @pytest.mark.parametrize("name", GFLOAT)
 def test_gfloat_agrees(name, rounding):

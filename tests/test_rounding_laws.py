@@ -101,6 +101,7 @@ def neighbours(fmt, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return below, above
 
 
+@pytest.mark.t1
 @law()
 def test_idempotent(fmt, mode, x):
     for overflow in POLICIES:
@@ -325,6 +326,7 @@ IN_FLOAT64 = [
 MORE_IN_FLOAT64 = ["bfloat16", "e11m20", "e8m24", "e11m0b1023", "e8m23f", "int53"]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "name",
     [

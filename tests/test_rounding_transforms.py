@@ -86,6 +86,7 @@ CHOICES = [
 ]
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize(("mode", "policy"), CHOICES)
 def test_formats_one_by_one_equal_all_at_once(mode, policy):
     """Solo under jit, ``vmap`` over the stack, and ``lax.map`` over the stack."""
@@ -232,6 +233,7 @@ def inside(x, fmt) -> np.ndarray:
         return (number >= lowest) & (number <= float(fmt.largest))
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("mode", _first(["ties_to_even", "up", "stochastic:8"], "ties_to_even"))
 @pytest.mark.parametrize("name", _first(RANGES, "ocp_e4m3", "uint8"))
 def test_gradient_is_one_inside_the_range_and_zero_outside(name, mode):

@@ -12,7 +12,10 @@ from scipy.stats import pearsonr
 import qsim
 from qsim.report import picture
 from qsim.report.terminal import heat_map, result_table, summary
-from qsim.sweeps import store, study
+from qsim.studies import export
+from qsim.studies.evaluations import facts_of
+from qsim.studies.result import Result
+from qsim.sweeps import evaluation
 from qsim.sweeps.scores import MEASURES, SCORES, Likelihood, Similarity
 from qsim.sweeps.subject import first_batch, load
 from tests.unchecked import unchecked
@@ -65,11 +68,20 @@ def sentences() -> Subject:
     )
 
 
-def rows_of(subject: Subject, *specs: str, target: str = "both") -> list[study.Row]:
-    formats = [qsim.parse(spec) for spec in specs]
-    policies = study.policies_for(formats, target, scale="absmax")
-    reference = study.judge(subject)
-    return [row for part in study.run(subject, reference, formats, policies) for row in part]
+def rows_of(subject: Subject, *specs: str, target: str = "both") -> list[Result]:
+    roles = ["weights", "activations"] if target == "both" else [target]
+    policies = [qsim.policy(**dict.fromkeys(roles, spec), scale="absmax") for spec in specs]
+    found = evaluation.evaluate(subject, evaluation.judge(subject), policies)
+    facts = [facts_of(qsim.parse(spec)) for spec in specs]
+    return [
+        Result(
+            point={"format": specs[judged.place]},
+            facts=facts[judged.place],
+            measures=judged.measures,
+        )
+        for part in found
+        for judged in part
+    ]
 
 
 def outputs(subject: Subject, policy: Any) -> np.ndarray:
@@ -83,6 +95,7 @@ def e4m3() -> qsim.Policy:
     return qsim.policy(weights="e4m3", activations="e4m3", scale="absmax")
 
 
+@pytest.mark.t1
 def test_means_are_over_the_scored_labels_of_all_batches():
     subject = load("tests.test_scores:sequences")
     (row,) = rows_of(subject, "e4m3")
@@ -153,7 +166,7 @@ def test_similarity_is_that_of_numpy_and_scipy():
 
 def test_the_float32_answers_are_at_distance_zero():
     for subject in (sequences(), sentences()):
-        found = study.judge(subject).measures
+        found = evaluation.judge(subject).measures
         assert found[SCORES[subject.score].distance] == 0
 
 
@@ -165,20 +178,22 @@ def test_small_angles_are_told_from_none(angle):
     a, b = score.answers(vectors)
     observed = score.observe(b[None], a[None], jnp.zeros((1, 1)))
     exact = 2 * np.sin(angle / 2) ** 2
-    assert float(observed["distance"]) == pytest.approx(exact, rel=1e-2)
+    assert float(observed["distance"][0]) == pytest.approx(exact, rel=1e-2)
 
 
+@pytest.mark.t1
 def test_fewer_bits_are_farther_away():
     for subject in (sequences(), sentences()):
         distance = SCORES[subject.score].distance
         far = [row.measures[distance] for row in rows_of(subject, "e2m1", "e4m3", "e5m10", "e8m22")]
-        assert far[0] > far[1] > far[2] > far[3] >= 0
+        # the last is rounding errors of sums, of either sign
+        assert far[0] > far[1] > far[2] > abs(far[3])
 
 
 def test_a_zero_embedding_has_no_direction():
     subject = sentences()
     subject = subject._replace(variables={"w": jnp.zeros_like(subject.variables["w"])})
-    assert all(np.isnan(value) for value in study.judge(subject).measures.values())
+    assert all(np.isnan(value) for value in evaluation.judge(subject).measures.values())
 
 
 def test_the_first_batch_of_a_tree_is_a_tree():
@@ -230,13 +245,16 @@ def test_a_subject_whose_labels_do_not_fit_its_score_is_one_line(monkeypatch, su
     assert str(caught.value).startswith("tests.test_scores:broken ")
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("make", [sequences, sentences])
-def test_results_are_stored_printed_and_drawn(make, tmp_path):
+def test_results_are_tabulated_printed_and_drawn(make, tmp_path):
     subject = make()
     score = SCORES[subject.score]
     rows = rows_of(subject, "e2m1", "e4m3", "int4")
-    store.write(tmp_path / "sweep.parquet", rows, {"subject": subject.name})
-    assert store.read(tmp_path / "sweep.parquet")[0] == rows
+    stored = export.table(rows).to_pylist()
+    assert [{name: row[name] for name in score.measures} for row in stored] == [
+        dict(row.measures) for row in rows
+    ]
     assert set(score.measures) <= set(MEASURES)
     table = result_table(rows, subject.score)
     assert len(table.columns) == 3 + len(score.measures)
@@ -246,7 +264,7 @@ def test_results_are_stored_printed_and_drawn(make, tmp_path):
         f"{words}: exponent bits down, mantissa bits across",
         f"{words}: other formats",
     ]
-    line = summary(study.judge(subject).measures, subject.score)
+    line = summary(evaluation.judge(subject).measures, subject.score)
     assert line.startswith("perplexity " if score.headline == "perplexity" else "Pearson 0.")
     path = tmp_path / "sweep.png"
     picture.heat_map(path, rows, score.headline, line, distance=score.distance)

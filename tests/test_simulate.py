@@ -114,6 +114,7 @@ PROGRAMS = [plain, jitted, scanned, looped, branched, switched, rematerialised, 
 CUSTOM = [with_custom_jvp, with_custom_vjp]
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize("program", [*PROGRAMS, *CUSTOM], ids=lambda program: program.__name__)
 @pytest.mark.every(2)
@@ -131,6 +132,7 @@ def test_without_quantizers_nothing_changes(program, data):
     assert same(jax.jit(qsim.simulate(fn, None))(*data), jax.jit(fn)(*data))
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("program", [plain, jitted, branched, rematerialised, nested])
 def test_gradient_is_that_of_the_program_with_rounded_contractions(program, data):
     def total(fn):
@@ -249,6 +251,7 @@ def twins(data):
     return model, variables, (lambda state, x: nnx.merge(graph, state)(x)), replaced
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("scale", ["none", "absmax", "power_of_two"])
 def test_linen_and_nnx_models_alike(twins, data, scale):
     model, variables, apply, state = twins
@@ -307,6 +310,7 @@ def test_integer_contractions_stay_as_they_are():
     assert same(qsim.simulate(lambda x: x @ x.T, "int4")(x), x @ x.T)
 
 
+@pytest.mark.t1
 def test_stochastic_rounding_is_keyed_by_site_operand_and_iteration(data):
     p, x = data
     policy = qsim.policy(weights="e2m1f", rounding="stochastic")
@@ -482,6 +486,7 @@ def test_solvers_are_rounded_and_their_operators_are_not():
     assert same(of_x, -quotient * of_y)
 
 
+@pytest.mark.t1
 def test_parts_of_devices_are_entered(data):
     p, x = data
     mesh = Mesh(np.array(jax.devices()[:1]), ("i",))
@@ -550,6 +555,7 @@ def test_layers_are_those_of_the_scan_over_weights():
     assert same(batched, jnp.stack([expected] * 3))
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("shape", [(33, 65, 33), (100, 50, 200), (200, 200, 200)])
 def test_transposed_operands_are_added_up_in_one_order(shape):
     m, k, n = shape

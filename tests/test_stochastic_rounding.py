@@ -241,6 +241,7 @@ def some_numbers(bits: int, count: int, seed: int) -> np.ndarray:
     return np.where(np.arange(count) % 4 == 0, drawn % 2 * (2**bits - 1), drawn)
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("mode", COUNTS)
 @pytest.mark.parametrize("bits", [3, *later(32)])
 @pytest.mark.parametrize("name", FORMATS)

@@ -1,6 +1,5 @@
 """Sweeps: one compilation, the rows of separate simulations, and the study of a subject."""
 
-import json
 from pathlib import Path
 
 import jax
@@ -9,7 +8,8 @@ import numpy as np
 import pytest
 
 import qsim
-from qsim.sweeps import store, study
+from qsim.studies.run import Work, found
+from qsim.studies.study import Study
 from qsim.sweeps.subject import load
 from tests.unchecked import unchecked
 
@@ -90,6 +90,7 @@ def test_the_counter_counts():
     assert seen.compiled >= 3
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_rows_are_those_of_separate_simulations(data, devices, batch):
@@ -99,6 +100,7 @@ def test_rows_are_those_of_separate_simulations(data, devices, batch):
     assert same(found, rows_of(specs, *data))
 
 
+@pytest.mark.t1
 def test_policies_of_several_structures_keep_their_order(data):
     policies = [
         "e4m3",
@@ -129,6 +131,7 @@ def test_arguments_that_are_equal_but_not_the_same_are_told_apart(data):
     assert [float(swept(*data, n)[0]) for n in (1, True, 0.0)] == [1.0, 100.0, 0.0]
 
 
+@pytest.mark.t1
 def test_a_format_that_diverges_leaves_the_others_alone(data):
     p, x = data
     x = x.at[0, 0].set(100.0)
@@ -147,12 +150,13 @@ def test_a_format_that_diverges_leaves_the_others_alone(data):
     assert mixed[np.array([0, 2, 3])].tobytes() == alone.tobytes()
 
 
+@pytest.mark.t1
 def test_stream_gives_every_place_once(data):
     seen, rows = [], []
-    for places, found, seconds in qsim.stream(perceptron, SPECS[:7], chunk=3)(*data):
+    for places, results, seconds in qsim.stream(perceptron, SPECS[:7], chunk=3)(*data):
         assert seconds > 0
         seen += places
-        rows += [{name: found[name][n] for name in found} for n in range(len(places))]
+        rows += [{name: results[name][n] for name in results} for n in range(len(places))]
     assert seen == list(range(7))
     assert same(qsim.sweep(perceptron, SPECS[:7])(*data), rows)
 
@@ -185,14 +189,21 @@ def spiral():
 
 
 @pytest.fixture(scope="module")
-def rows(spiral):
-    formats = [qsim.parse(spec) for spec in ("e2m1", "e4m3", "e5m10", "int2", "int8")]
-    policies = study.policies_for(formats, "both", scale="absmax")
-    return [
-        row for part in study.run(spiral, study.judge(spiral), formats, policies) for row in part
-    ]
+def rows():
+    study = Study(
+        name="spiral",
+        subject="tests.own_subject:subject",
+        formats=("e2m1", "e4m3", "e5m10", "int2", "int8"),
+        targets=("both",),
+        scales=("absmax",),
+        roundings=("ties_to_even",),
+        overflows=("saturate",),
+    )
+    work = Work(study)
+    return [result for part in found(work, work.evaluations) for result in part]
 
 
+@pytest.mark.t1
 def test_measures_are_those_of_plain_numpy(spiral, rows):
     inputs, labels = np.asarray(spiral.inputs), np.asarray(spiral.labels)
 
@@ -220,24 +231,8 @@ def test_fewer_bits_lose_more(rows):
     kl = {row.spec: row.measures["kl"] for row in rows}
     assert kl["e2m1"] > kl["e4m3"] > kl["e5m10"]
     assert kl["int2"] > kl["int8"] > 0
-    assert [row.bits for row in rows] == [4, 8, 16, 2, 8]
+    assert [row.facts["bits"] for row in rows] == [4, 8, 16, 2, 8]
     assert all(row.seconds > 0 for row in rows)
-
-
-def test_results_survive_the_disk(rows, tmp_path):
-    store.write(tmp_path / "sweep.parquet", rows, {"subject": "spiral", **study.versions()})
-    found, setting = store.read(tmp_path / "sweep.parquet")
-    assert found == rows
-    assert setting["subject"] == "spiral" and setting["jax"] == jax.__version__
-    assert [path.name for path in tmp_path.iterdir()] == ["sweep.parquet"]
-
-
-@pytest.mark.parametrize("content", [b"", b"PAR1 and no more", json.dumps({}).encode()])
-def test_a_file_that_holds_no_results_is_named(tmp_path, content):
-    path = tmp_path / "sweep.parquet"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match="holds no results"):
-        store.read(path)
 
 
 SUBJECTS = {

@@ -48,6 +48,7 @@ def assert_exact(spec: str, rounding: str, overflow: str):
     assert_same(round_patterns(patterns, table(spec), rounding, overflow), wanted, patterns)
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("rounding", DETERMINISTIC)
 @pytest.mark.parametrize("spec", SMALL)
 def test_a_table_is_the_exact_definition(spec, rounding):
@@ -213,7 +214,7 @@ def test_numbers_next_to_where_moving_begins_move_as_defined(data, random):
 # --- transformations ----------------------------------------------------------------------------
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 def test_all_transformations_give_the_same_bytes():
     specs = ("e2m1", "int4", "e3m0", "ue2m2")
     tables = [table(spec) for spec in specs]

@@ -79,7 +79,7 @@ def test_nearest_is_exact_in_float64(name):
         assert_rounds_exactly(name, "float64", QUICK[:1])
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 @pytest.mark.parametrize("name", IN_FLOAT64)
 def test_every_mode_and_policy_is_exact_in_float64(name):
     with jax.enable_x64(True):
@@ -158,6 +158,7 @@ def assert_all_gaps_are_exact(fmt, layout: str, modes=DETERMINISTIC) -> None:
             assert not difference, f"{fmt} {rounding}: {difference}"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", later(SIXTEEN[:1], SIXTEEN[1:]))
 def test_every_gap_of_sixteen_bit_posits_is_exact(name):
     assert_all_gaps_are_exact(parse(name), "float32")
@@ -216,6 +217,7 @@ def test_tables_of_the_values_round_alike(name, mode):
 # --- what the documents say ---------------------------------------------------------------------
 
 
+@pytest.mark.t1
 @pytest.mark.parametrize("name", ["posit8", "posit16_1", "takum8"])
 def test_nearest_gives_neither_zero_nor_nar_for_other_numbers(name):
     """Posit Standard 2022, rounding: to the smallest value, and to the largest, by the sign."""
@@ -436,7 +438,7 @@ def test_bytes_are_those_of_every_transformation(mode):
     assert alone[:3].tobytes() == eager.tobytes()
 
 
-@pytest.mark.t1
+@pytest.mark.ci
 def test_a_sweep_holds_tapered_formats_beside_floats():
     names = ["e4m3", "posit8", "int8", "hif8", "posit16.1", "e5m2"]
     policies = {name: qsim.policy(weights=name, activations=name, outputs=name) for name in names}

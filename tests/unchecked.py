@@ -7,6 +7,7 @@ and they cost the exact definitions most of their time.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import jax
 import jaxtyping
 
 
@@ -19,3 +20,10 @@ def unchecked() -> Iterator[None]:
         yield
     finally:
         jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@contextmanager
+def as_users_run() -> Iterator[None]:
+    """``unchecked``, and dtypes are promoted as JAX does by default, which optax relies on."""
+    with unchecked(), jax.numpy_dtype_promotion("standard"):
+        yield
