@@ -189,7 +189,8 @@ def test_texts_stay_text(tmp_path):
     write(tmp_path / "evil.html", manifest, results)
     text = (tmp_path / "evil.html").read_text(encoding="utf-8")
     found = Page(text)
-    assert "<script>alert" not in text and "\u2028" not in text
+    assert "<script>alert" not in text
+    assert all("\u2028" not in inside for name, _, inside in found.texts)  # as in no script
     assert [tag for tag, _ in found.elements].count("script") == 4
     assert [row["point"]["path"] for row in found.data()["rows"]] == [
         f"'{made.EVIL}\"", "\u2028--><!--</script>",
@@ -208,6 +209,7 @@ def test_a_page_of_a_study_that_has_only_begun(tmp_path):
     bare = {"name": "a", "subject": "m:s", "score": "top1"}
     write(tmp_path / "none.html", bare, [])
     write(tmp_path / "failed.html", bare, [made.failed()])
+    write(tmp_path / "compiling.html", made.manifest([]), [])
     assert "0 of 0 evaluations" in (tmp_path / "none.html").read_text(encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ and ``/data.json?since=VERSION``, what has changed. It answers only those who as
 of this machine, so that no other site can reach it through a name of its own (DNS rebinding).
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from qsim.report.study_page import data_of, page_of, policy_of, render
+from qsim.studies.database import FILES
 
 __all__ = ["Live", "serve", "server_of"]
 
@@ -70,14 +72,13 @@ class Live:
         self._rested = now + REST * (now - began)
 
     def _state(self) -> str:
-        """A digest of what changes when the files of the folder do."""
+        """A digest of what changes when something is written to the folder, not when it is read."""
         found = []
-        for path in sorted(self.folder.iterdir()):
-            try:
-                at = path.stat()
-            except FileNotFoundError:
-                continue
-            found.append((path.name, at.st_size, at.st_mtime_ns))
+        for name in FILES:
+            with contextlib.suppress(FileNotFoundError):
+                at = (self.folder / name).stat()
+                if at.st_size:  # who reads makes an empty log
+                    found.append((name, at.st_size, at.st_mtime_ns))
         return hashlib.sha256(repr(found).encode()).hexdigest()
 
 

@@ -197,7 +197,8 @@ def comparisons(
     The differences are paired, example by example. There are none where examples are not kept.
     """
     drawn = _samples(found, measure, manifest)
-    known = [n for n, each in enumerate(drawn[:-1]) if each is not None]
+    if not (known := [n for n, each in enumerate(drawn[:-1]) if each is not None]):
+        return []
     sign = -1 if measure in MORE_IS_BETTER else 1
     best = sorted(known, key=lambda n: sign * found[n].measures[measure])
     fronts = front([found[n] for n in known], measure)

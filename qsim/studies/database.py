@@ -37,10 +37,11 @@ from qsim.studies.result import Result
 from qsim.studies.row import Row, blob_of, examples_of, result_of, row_of, sealed
 from qsim.sweeps.store import prepare
 
-__all__ = ["Database"]
+__all__ = ["FILES", "Database"]
 
 RESULTS, CORRUPT = "results.sqlite", "results.corrupt-"
 BESIDE = ("", "-wal", "-shm")  # the files of a database
+FILES = (MANIFEST, RESULTS, f"{RESULTS}-wal")  # those that are written to
 TABLES = {
     "conditions": "digest TEXT PRIMARY KEY, record TEXT NOT NULL",
     "quarantine": "what TEXT NOT NULL, reason TEXT NOT NULL",
