@@ -55,7 +55,7 @@ wheel: .venv/dev.done ## build the wheel, into dist
 
 lock: ## resolve requirements/*.txt anew (needs uv)
 	$(LOCK) --upgrade --extra dev -o requirements/dev.txt
-	$(LOCK) --extra plots --extra models --group build -c requirements/dev.txt -o requirements/run.txt
+	$(LOCK) --extra plots --extra models --extra report --group build -c requirements/dev.txt -o requirements/run.txt
 	$(LOCK) --extra dev --extra bench -c requirements/dev.txt -o requirements/bench.txt
 	$(LOCK) --upgrade --extra dev -c requirements/oldest.in -o requirements/oldest.txt
 

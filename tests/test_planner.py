@@ -111,9 +111,10 @@ def test_a_plan_has_a_program_for_each_structure(arguments):
         return layers(p, x)
 
     stream = streamed(counted, devices=ONE)
-    plan = stream.plan(*arguments, seconds=0.5)
+    plan = stream.plan(*arguments, timed=True)
     assert [program.policies for program in plan.programs] == [5, 2]
-    assert (plan.policies, plan.seconds, traced) == (7, 3.5, 2)
+    assert (plan.policies, traced) == (7, 2)
+    assert plan.seconds == sum(program.seconds for program in plan.programs) > 0
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(arguments))
     for program in plan.programs:
         assert (program.batch, program.devices, program.chunk) == (1, 1, program.policies)

@@ -1,4 +1,4 @@
-"""The commands of studies: running, resuming, looking at and exporting them."""
+"""The commands of studies: running, resuming, drawing, serving and exporting them."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +8,14 @@ import typer
 from qsim.cli.app import app
 from qsim.cli.typed import cores, use_devices
 
-__all__ = ["export_study", "resume_study", "run_study", "study_status"]
+__all__ = [
+    "export_study",
+    "resume_study",
+    "run_study",
+    "serve_study",
+    "study_report",
+    "study_status",
+]
 
 FolderArgument = Annotated[Path, typer.Argument(help="The folder of a study.")]
 MixedOption = Annotated[
@@ -25,6 +32,19 @@ ChunkOption = Annotated[
     int | None,
     typer.Option(help="Evaluations that are stored at a time; by default about a second.", min=1),
 ]
+PlanOption = Annotated[
+    bool, typer.Option("--plan", help="Compile and time it only: programs, memory, how long.")
+]
+CoordinatorOption = Annotated[
+    str | None,
+    typer.Option(help="HOST:PORT of process 0, where several processes share evaluations out."),
+]
+ProcessesOption = Annotated[
+    int, typer.Option(help="How many processes there are, with --coordinator.", min=1)
+]
+ProcessOption = Annotated[
+    int, typer.Option(help="Which of them this is; 0 writes the results.", min=0)
+]
 DevicesOption = Annotated[
     int | None,
     typer.Option(help="CPU devices to share evaluations out over; by default all cores.", min=1),
@@ -37,10 +57,14 @@ def run_study(
     out: Annotated[
         Path | None, typer.Option(help="The study's folder; by default out/STUDY.")
     ] = None,
+    plan: PlanOption = False,
     allow_mixed: MixedOption = False,
     batch: BatchOption = None,
     chunk: ChunkOption = None,
     devices: DevicesOption = None,
+    coordinator: CoordinatorOption = None,
+    processes: ProcessesOption = 1,
+    process: ProcessOption = 0,
 ) -> None:
     """Run a study: every combination of the axes in a file, each result kept as it comes.
 
@@ -51,32 +75,45 @@ def run_study(
 
       qsim run study.toml
 
-      qsim run study.toml --out out/floats
+      qsim run study.toml --out out/floats --plan
+
+      qsim run study.toml --coordinator 10.0.0.1:8476 --processes 2 --process 0
     """
     use_devices(devices or cores())
-    from qsim.report import studies
+    _join(coordinator, processes, process)
+    from qsim.report import studies, study_folder
     from qsim.studies.study import read
 
-    study, folder = read(file), out or Path("out") / file.stem
-    raise typer.Exit(studies.run(study, folder, mixed=allow_mixed, how=_how(batch, chunk)))
+    study, folder, how = read(file), out or Path("out") / file.stem, _how(batch, chunk)
+    if plan:
+        return study_folder.plan(study, folder, how)
+    raise typer.Exit(studies.run(study, folder, mixed=allow_mixed, how=how))
 
 
 @app.command("resume")
 def resume_study(
     folder: FolderArgument,
+    plan: PlanOption = False,
     allow_mixed: MixedOption = False,
     batch: BatchOption = None,
     chunk: ChunkOption = None,
     devices: DevicesOption = None,
+    coordinator: CoordinatorOption = None,
+    processes: ProcessesOption = 1,
+    process: ProcessOption = 0,
 ) -> None:
     """Go on with the study of a folder, and try again what failed.
 
     Example: qsim resume out/floats
     """
     use_devices(devices or cores())
-    from qsim.report import studies
+    _join(coordinator, processes, process)
+    from qsim.report import studies, study_folder
 
-    raise typer.Exit(studies.resume(folder, mixed=allow_mixed, how=_how(batch, chunk)))
+    study, how = study_folder.study_of(folder), _how(batch, chunk)
+    if plan:
+        return study_folder.plan(study, folder, how)
+    raise typer.Exit(studies.run(study, folder, mixed=allow_mixed, how=how))
 
 
 @app.command("status")
@@ -85,9 +122,54 @@ def study_status(folder: FolderArgument) -> None:
 
     Example: qsim status out/floats
     """
-    from qsim.report import studies
+    from qsim.report import study_folder
 
-    studies.status(folder)
+    study_folder.status(folder)
+
+
+@app.command("report")
+def study_report(
+    folder: FolderArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The page; by default FOLDER/report.html. A name that ends in .png, .svg or .pdf "
+            "stands for a folder of pictures."
+        ),
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Draw the study of a folder: one page that needs no network, or pictures; and in the terminal.
+
+    Examples:
+
+      qsim report out/floats --open
+
+      qsim report out/floats --out figures.svg
+    """
+    from qsim.report import study_folder
+
+    path = out or folder / "report.html"
+    study_folder.report(folder, path)
+    if open_it:
+        typer.launch(str(path))
+
+
+@app.command("serve")
+def serve_study(
+    folder: FolderArgument,
+    port: Annotated[
+        int, typer.Option(help="Of this machine; by default any that is free.", min=0, max=65535)
+    ] = 0,
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Show the study of a folder in a browser of this machine, live while it runs, until Ctrl-C.
+
+    Example: qsim serve out/floats --open
+    """
+    from qsim.report import server
+
+    server.serve(folder, port, open=open_it)
 
 
 @app.command("export")
@@ -106,11 +188,21 @@ def export_study(
 
       qsim export out/floats --out floats.csv
     """
-    from qsim.report import studies
+    from qsim.report import study_folder
 
-    studies.write_export(folder, out or folder / "results.parquet")
+    study_folder.write_export(folder, out or folder / "results.parquet")
 
 
 def _how(batch: int | None, chunk: int | None) -> dict[str, Any]:
     given = {"batch": batch, "chunk": chunk}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _join(coordinator: str | None, processes: int, process: int) -> None:
+    """Take part in a run of several processes, if that is asked for."""
+    if coordinator is not None:
+        from qsim.sweeps import hosts
+
+        hosts.join(coordinator, processes, process)
+    elif processes > 1 or process > 0:
+        raise ValueError("--processes and --process need --coordinator HOST:PORT, of process 0")

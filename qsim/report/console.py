@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import jax
@@ -27,7 +28,16 @@ from qsim.simulate.sites import sites as site_list
 from qsim.sweeps import store
 from qsim.sweeps.subject import Subject, first_batch
 
-__all__ = ["NO_PICTURE", "check", "compare", "require_used", "show", "show_format", "sites"]
+__all__ = [
+    "NO_PICTURE",
+    "check",
+    "compare",
+    "require_used",
+    "show",
+    "show_format",
+    "sites",
+    "waiting",
+]
 
 NO_PICTURE = "no picture without matplotlib: pip install 'jax-qsim[plots]'"
 
@@ -37,6 +47,11 @@ def show(*things) -> None:
     console = _console()
     for thing in things:
         console.print(thing)
+
+
+def waiting(text: str) -> AbstractContextManager:
+    """A context that shows what is being waited for, on the error stream."""
+    return Console(stderr=True).status(text)
 
 
 def _console() -> Console:

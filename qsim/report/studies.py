@@ -1,27 +1,28 @@
-"""Studies as a person sees them: a plan before, progress during, tables and pictures after."""
+"""Running studies as a person sees it: progress, and tables and a map after."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from qsim.report import picture
 from qsim.report.console import NO_PICTURE, require_used, show
+from qsim.report.study_folder import counts
 from qsim.report.terminal import heat_map, result_table, summary
 from qsim.studies import export
 from qsim.studies.conditions import conditions, differing
 from qsim.studies.database import Database
-from qsim.studies.result import STATES, Result
-from qsim.studies.run import Work, found, opened, pending, store
+from qsim.studies.result import Result
+from qsim.studies.run import Work, follow, found, opened, pending, store
 from qsim.studies.stopping import Stop, stopping
 from qsim.studies.study import Study
 from qsim.sweeps.scores import SCORES
 
-__all__ = ["resume", "run", "status", "sweep", "write_export"]
+__all__ = ["run", "sweep"]
 
 Tell = Callable[[Sequence[Result]], None]
 
@@ -56,13 +57,13 @@ def sweep(study: Study, *, out: Path | None, fresh: bool) -> int:
 
 
 def run(study: Study, out: Path, *, mixed: bool, how: dict) -> int:
-    """Run a study in a folder, from where it is.
+    """Run a study in a folder, from where it is, on the devices of all processes that take part.
 
     Args:
         study: the study.
-        out: its folder.
+        out: its folder, to which process 0 writes.
         mixed: whether results of other versions and flags may stand beside new ones.
-        how: ``batch``, ``devices`` and ``chunk``.
+        how: ``batch`` and ``chunk``.
 
     Returns:
         The exit code: 0; 1 if an evaluation failed; 130 or 143 if a signal stopped it.
@@ -70,41 +71,15 @@ def run(study: Study, out: Path, *, mixed: bool, how: dict) -> int:
     Raises:
         ValueError: for a study that cannot be run, or a folder of another one.
     """
-    work = Work(study)
+    work, how = Work(study), {**how, "devices": jax.devices()}
+    if jax.process_index():
+        with stopping():  # process 0 says when
+            follow(work, **how)
+        return 0
     code, results = _run(work, out, fresh=False, mixed=mixed, how=how)
-    show(_counts(results, len(work.evaluations)))
+    show(counts(results, len(work.evaluations)))
     show(Text(f"{out}: qsim report {out} draws it, qsim export {out} writes tables"))
     return code
-
-
-def resume(folder: Path, *, mixed: bool, how: dict) -> int:
-    """Go on with the study of a folder; see ``run``."""
-    with Database.open(folder) as database:
-        table = database.manifest["study"]
-    return run(Study.of(table), folder, mixed=mixed, how=how)
-
-
-def status(folder: Path) -> None:
-    """Show how far a study is, what failed, and what its results depend on."""
-    with Database.open(folder) as database:
-        manifest, results = database.manifest, database.results()
-        bad, met = database.quarantined(), database.conditions()
-    show(Text(f"{manifest['name']}: {manifest['subject']}", style="bold"))
-    show(_counts(results, manifest["total"]))
-    for error in dict.fromkeys(result.error for result in results if result.error):
-        count = sum(result.error == error for result in results)
-        show(Text(f"{count} failed: {error}"))
-    for what in bad:
-        show(Text(f"quarantined: {what}"))
-    for other in met[1:]:
-        show(Text(f"mixed conditions: {'; '.join(differing(met[0], other))}"))
-
-
-def write_export(folder: Path, path: Path) -> None:
-    """Write the results of a study as a table, whose kind is that of the file's name."""
-    with Database.open(folder) as database:
-        export.write(path, database.results(), database.manifest)
-    show(Text(str(path)))
 
 
 # --- while it runs --------------------------------------------------------------------------
@@ -171,16 +146,6 @@ def _code(results: Sequence[Result]) -> int:
 
 
 # --- after it -------------------------------------------------------------------------------
-
-
-def _counts(results: Sequence[Result], total: int) -> Table:
-    """How many evaluations are in which state."""
-    table = Table(show_header=False)
-    for state, meaning in STATES.items():
-        count = sum(result.state == state for result in results)
-        table.add_row(state, str(count), Text(meaning, style="dim"))
-    table.add_row("left", str(total - len(results)), "")
-    return table
 
 
 def _show_results(work: Work, results: Sequence[Result]) -> None:

@@ -12,20 +12,30 @@ import jax
 import numpy as np
 
 from qsim.numbers.records import shown
+from qsim.simulate.policy import Policy
 from qsim.studies.database import Database
 from qsim.studies.evaluations import Evaluation, evaluations, facts_of
 from qsim.studies.manifest import MANIFEST, differences
 from qsim.studies.result import Result
 from qsim.studies.study import Study
 from qsim.sweeps.digest import digest
-from qsim.sweeps.evaluation import Judged, Reference, evaluate, judge
+from qsim.sweeps.evaluation import Judged, Reference, evaluate, judge, planned
+from qsim.sweeps.hosts import of_first
 from qsim.sweeps.plan import grouped
+from qsim.sweeps.planner import Plan
 from qsim.sweeps.scores import SCORES
 from qsim.sweeps.subject import Subject, load
 
-__all__ = ["Work", "found", "opened", "pending", "store"]
+__all__ = ["Work", "follow", "found", "opened", "pending", "plans", "store"]
 
 MAX_ERROR = 300  # letters of what failed
+FAILURES = (
+    ValueError,
+    TypeError,
+    NotImplementedError,
+    MemoryError,
+    jax.errors.JaxRuntimeError,
+)
 
 
 @dataclass(frozen=True)
@@ -122,17 +132,29 @@ def found(work: Work, chosen: Sequence[Evaluation], **how: Any) -> Iterator[list
     """
     if not chosen:
         return
-    for alike in grouped([evaluation.policy for evaluation in chosen]):
-        group = [chosen[place] for place in alike.places]
+    for group in _alike(chosen):
         left = set(range(len(group)))
         try:
             for part in _judged(work, group, how):
                 left -= {judged.place for judged in part}
                 yield [_result(work, group[judged.place], judged) for judged in part]
-        except (ValueError, TypeError, NotImplementedError, jax.errors.JaxRuntimeError) as error:
+        except FAILURES as error:
             said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:MAX_ERROR]
             failed = [group[place] for place in sorted(left)]
             yield [Result(point=e.point, facts=facts_of(e.fmt), error=said) for e in failed]
+
+
+def plans(
+    work: Work, chosen: Sequence[Evaluation], **how: Any
+) -> Iterator[tuple[list[Evaluation], Plan]]:
+    """How ``found`` would run evaluations: those of one structure, and the plan for them.
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: for what cannot be evaluated.
+    """
+    for group in _alike(chosen) if chosen else ():
+        policies, seeds = _policies(group)
+        yield group, planned(work.subject, work.reference, policies, seeds=seeds, **how)
 
 
 def store(
@@ -154,17 +176,51 @@ def store(
         stopped: is asked whether to leave the rest for another time.
         how: as for ``found``.
     """
-    for results in found(work, pending(work, database), **how):
+    for results in found(work, _agreed(work, pending(work, database)), **how):
         database.add(results, conditions)
         told(results)
-        if stopped():
+        if _agreed_to_stop(stopped()):
             return
 
 
+def follow(work: Work, **how: Any) -> None:
+    """Evaluates with process 0, which runs ``store`` of the same study, and tells what and when.
+
+    Args:
+        work: the study.
+        how: as for ``found``, and as process 0 has it.
+    """
+    for _ in found(work, _agreed(work, []), **how):
+        if _agreed_to_stop(False):
+            return
+
+
+def _agreed(work: Work, chosen: Sequence[Evaluation]) -> list[Evaluation]:
+    """The evaluations that process 0 has chosen."""
+    keys = {evaluation.key for evaluation in chosen}
+    mask = of_first(np.array([evaluation.key in keys for evaluation in work.evaluations], np.int32))
+    return [each for each, taken in zip(work.evaluations, mask, strict=True) if taken]
+
+
+def _agreed_to_stop(stop: bool) -> bool:
+    return bool(of_first(np.int32(stop)))
+
+
 def _judged(work: Work, group: Sequence[Evaluation], how: Mapping[str, Any]) -> Iterator[list]:
-    policies = [evaluation.policy for evaluation in group]
-    seeds = [int(evaluation.point.get("seed", 0)) for evaluation in group]
+    policies, seeds = _policies(group)
     return evaluate(work.subject, work.reference, policies, seeds=seeds, **how)
+
+
+def _alike(chosen: Sequence[Evaluation]) -> Iterator[list[Evaluation]]:
+    """Evaluations in groups of one structure."""
+    for alike in grouped([evaluation.policy for evaluation in chosen]):
+        yield [chosen[place] for place in alike.places]
+
+
+def _policies(group: Sequence[Evaluation]) -> tuple[list[Policy], list[int]]:
+    """The policies of evaluations, and their seeds."""
+    seeds = [int(evaluation.point.get("seed", 0)) for evaluation in group]
+    return [evaluation.policy for evaluation in group], seeds
 
 
 def _result(work: Work, evaluation: Evaluation, judged: Judged) -> Result:

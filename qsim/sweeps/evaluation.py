@@ -17,11 +17,13 @@ from jax import lax
 from qsim.numbers.random_bits import fold_in
 from qsim.simulate.policy import Policy
 from qsim.simulate.transform import simulate
+from qsim.sweeps.planner import Plan
 from qsim.sweeps.scores import SCORES
+from qsim.sweeps.streaming import Stream
 from qsim.sweeps.subject import Subject
 from qsim.sweeps.sweep import stream_of
 
-__all__ = ["Judged", "Reference", "evaluate", "judge", "versions"]
+__all__ = ["Judged", "Reference", "evaluate", "judge", "planned", "versions"]
 
 
 class Reference(NamedTuple):
@@ -87,23 +89,50 @@ def evaluate(
         seeds: of stochastic rounding, one for each policy; by default 0.
         how: ``batch``, ``devices`` and ``chunk``, as for ``stream_of``.
     """
-    score, labels = SCORES[subject.score], jnp.asarray(subject.labels)
-    own = np.array([0] * len(policies) if seeds is None else seeds, np.uint32)
-    data = (subject.inputs, labels, reference.answers)
-    streamed = stream_of(_observer(subject), policies, own=own, **how)
-    for places, observed, seconds, batch in streamed(subject.variables, data):
+    score, labels = SCORES[subject.score], np.asarray(subject.labels)
+    streamed = _streamed(subject, policies, seeds, how)
+    for places, observed, seconds, batch in streamed(*_arguments(subject, reference)):
         stacked = jax.device_get(observed)
         each = [jax.tree.map(lambda leaf, n=n: leaf[n], stacked) for n in range(len(places))]
         yield [
             Judged(
                 place,
-                score.measure(one, np.asarray(labels)),
+                score.measure(one, labels),
                 score.examples(one),
                 seconds / len(places),
                 batch,
             )
             for place, one in zip(places, each, strict=True)
         ]
+
+
+def planned(
+    subject: Subject,
+    reference: Reference,
+    policies: Sequence[Policy],
+    *,
+    seeds: Sequence[int] | None = None,
+    **how: Any,
+) -> Plan:
+    """How ``evaluate`` would run these policies, and how long that takes; see there."""
+    return _streamed(subject, policies, seeds, how).plan(
+        *_arguments(subject, reference), timed=True
+    )
+
+
+def _streamed(
+    subject: Subject,
+    policies: Sequence[Policy],
+    seeds: Sequence[int] | None,
+    how: Mapping[str, Any],
+) -> Stream:
+    own = np.array([0] * len(policies) if seeds is None else seeds, np.uint32)
+    return stream_of(_observer(subject), policies, own=own, **how)
+
+
+def _arguments(subject: Subject, reference: Reference) -> tuple:
+    labels = jnp.asarray(subject.labels)
+    return subject.variables, (subject.inputs, labels, reference.answers)
 
 
 def _observer(subject: Subject):

@@ -19,7 +19,7 @@ from jax.sharding import Sharding
 
 from qsim.numbers.records import shown
 
-__all__ = ["agreed", "join", "several", "spread"]
+__all__ = ["agreed", "join", "of_first", "several", "spread"]
 
 
 def join(coordinator: str, count: int, number: int) -> None:
@@ -76,6 +76,9 @@ def spread(tree: Any, sharding: Sharding) -> Any:
 
 def agreed(value: float, devices: Sequence[jax.Device]) -> float:
     """A number on which the processes of the devices agree: that of process 0."""
-    if not several(devices):
-        return value
-    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
+    return float(of_first(np.float32(value))) if several(devices) else value
+
+
+def of_first(array: Any) -> Any:
+    """What process 0 has for an array that all processes have, of the same shape and dtype."""
+    return array if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(array)

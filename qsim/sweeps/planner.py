@@ -143,7 +143,7 @@ def fitting(executable: Executable, wish: Wish) -> Size:
 
 
 def program(executable: Executable, wish: Wish, seconds: float | None) -> Program:
-    """What is known of an executable, of which a policy takes so many seconds."""
+    """What is known of an executable, of which all policies take so many seconds."""
     how, count = executable.how, executable.group.count
     memory = executable.compiled.memory_analysis()
     return Program(
@@ -155,5 +155,5 @@ def program(executable: Executable, wish: Wish, seconds: float | None) -> Progra
         results=getattr(memory, "output_size_in_bytes", 0),
         temporaries=getattr(memory, "temp_size_in_bytes", 0),
         room=room(how.devices) if wish.memory is None else wish.memory,
-        seconds=None if seconds is None else seconds * count,
+        seconds=seconds,
     )

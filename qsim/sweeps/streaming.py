@@ -4,6 +4,7 @@ The first call is short, and says how long a policy takes. A call that runs out 
 again in halves; what was found before it stays.
 """
 
+import math
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -48,15 +49,19 @@ class Stream:
         self._groups, self._wish = groups, wish
         self._sizes = {number: first(group, wish) for number, group in enumerate(groups)}
 
-    def plan(self, *args, seconds: float | None = None, **kwargs) -> Plan:
+    def plan(self, *args, timed: bool = False, **kwargs) -> Plan:
         """The plan for arguments; compiles every program, for the stream itself as well.
 
         Args:
-            seconds: that one policy takes, if that is known.
+            timed: whether one policy for each device is run, twice, to see how long it takes.
         """
         arrays, rest = split_arguments(args, kwargs)
-        made = [self._executable(number, arrays, rest) for number in self._sizes]
-        return Plan(tuple(program(executable, self._wish, seconds) for executable in made))
+        programs = []
+        for number in self._sizes:
+            executable = self._executable(number, arrays, rest)
+            seconds = _seconds(executable, executable.spread(arrays)) if timed else None
+            programs.append(program(executable, self._wish, seconds))
+        return Plan(tuple(programs))
 
     def __call__(self, *args, **kwargs) -> Iterator[Part]:
         arrays, rest = split_arguments(args, kwargs)
@@ -117,6 +122,12 @@ class Stream:
             f"out of memory with {how.batch} policies side by side and up to {most * how.width} in "
             f"a call; goes on with {smaller.how.batch} and {smaller.most * smaller.how.width}"
         )
+
+
+def _seconds(executable: Executable, arrays: Any) -> float:
+    """What all policies will take, from two calls, of which the first one warms up."""
+    *_, seconds = [executable.run(0, 1, arrays)[2] for _ in range(2)]
+    return seconds * math.ceil(executable.group.count / executable.how.width)
 
 
 def warn(text: str) -> None:

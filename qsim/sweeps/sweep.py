@@ -144,7 +144,7 @@ def stream_of(
     >>> parts = stream_of(make, ["e2m1f", "e4m3"], own=np.array([0.0, 1.0], np.float32))
     >>> sum((part.results.tolist() for part in parts(jnp.array([1.7]))), [])
     [2.25, 4.0625]
-    >>> parts.plan(jnp.array([1.7]), seconds=0.1).seconds
-    0.2
+    >>> parts.plan(jnp.array([1.7])).programs[0].policies
+    2
     """
     return Stream(groups_of(make, policies, own), Wish(batch, chunk, devices, memory, notice))
