@@ -53,7 +53,7 @@ def file(tmp_path):
 def test_a_study_is_what_its_file_says(file):
     study = read(file(WHOLE))
     floats = ("e3m1", "e3m3", "e4m1", "e4m3")
-    assert study.formats == (*floats, "int4", "e2m1f[32,e8m0,floor]", "e2m2")
+    assert study.formats == (*floats, "int4", "mxfp4", "e2m2")
     assert study.batches == (0, 1) and study.seeds == (0, 1, 2) and not study.examples
     assert study.overflows == ("saturate",)
     assert Study.of(json.loads(json.dumps(study.table()))) == study

@@ -17,7 +17,7 @@ from qsim.numbers.records import shown
 
 __all__ = ["Entry", "catalogue", "find", "folder", "load", "read", "short_name"]
 
-LONG = 24  # letters of a spec string beyond which a name is easier to read
+LONG = 16  # letters of a spec string beyond which a name is easier to read
 MAX_LENGTH = 2**22  # letters of a file; a list of 2**16 values has less than a third
 
 

@@ -152,7 +152,7 @@ def draw_accuracy(path: Any, manifest: Mapping[str, Any], found: Sequence[Config
             each.label, at, (4, 4), textcoords="offset points", fontsize=7, parse_math=False
         )
     _scale(axis.set_yscale, [each.measures[measure] for each in known])
-    axis.set_xlabel("bits of a code")
+    axis.set_xlabel("bits per value, scales of blocks included")
     axis.set_ylabel(title(measure)).set_parse_math(False)
     _finish(figure, axis, path, manifest["name"])
 

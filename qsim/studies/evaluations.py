@@ -65,18 +65,25 @@ def evaluations(study: Study, subject: Subject) -> list[Evaluation]:
     return list(found.values())
 
 
-def facts_of(fmt: Format | None) -> dict[str, int | None]:
-    """What tables say of a format.
+def facts_of(fmt: Format | None) -> dict[str, int | float | None]:
+    """What tables say of a format; bits are those of a value, with its share of a block's scale.
 
-    >>> facts_of(parse("e4m3"))
-    {'bits': 8, 'exponent_bits': 4, 'mantissa_bits': 3}
+    >>> facts_of(parse("e4m3")), facts_of(parse("mxfp4"))["bits"]
+    ({'bits': 8, 'exponent_bits': 4, 'mantissa_bits': 3}, 4.25)
     """
     is_float = isinstance(fmt, Float)
     return {
-        "bits": None if fmt is None else fmt.bits,
+        "bits": _bits(fmt),
         "exponent_bits": fmt.exponent_bits if is_float else None,
         "mantissa_bits": fmt.mantissa_bits if is_float else None,
     }
+
+
+def _bits(fmt: Format | None) -> int | float | None:
+    if not isinstance(fmt, Block):
+        return fmt and fmt.bits
+    bits = fmt.bits_per_value
+    return bits.numerator if bits.denominator == 1 else float(bits)
 
 
 def layers(subject: Subject) -> list[str]:

@@ -28,7 +28,7 @@ def table(results: Sequence[Result]) -> pa.Table:
 
     >>> found = [Result(point={"format": "e4m3"}, facts={"bits": 8}, measures={"loss": 0.5})]
     >>> table(found).select(["format", "bits", "state", "loss"]).to_pylist()
-    [{'format': 'e4m3', 'bits': 8, 'state': 'done', 'loss': 0.5}]
+    [{'format': 'e4m3', 'bits': 8.0, 'state': 'done', 'loss': 0.5}]
     """
     axes = [axis for axis in AXES if any(axis in result.point for result in results)]
     measures = list(dict.fromkeys(name for result in results for name in result.measures))
@@ -42,8 +42,8 @@ def table(results: Sequence[Result]) -> pa.Table:
         "error": [result.error for result in results],
     }
     kinds = {
-        **dict.fromkeys((*FACTS, "batch"), pa.int32()),
-        **dict.fromkeys((*measures, "seconds"), pa.float64()),
+        **dict.fromkeys((*BITS, "batch"), pa.int32()),
+        **dict.fromkeys(("bits", *measures, "seconds"), pa.float64()),
         "seed": pa.int64(),
     }
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in columns])

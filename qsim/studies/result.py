@@ -43,8 +43,8 @@ class Result:
 
     Attributes:
         point: its coordinates by axis, see ``AXES``.
-        facts: of the format: ``bits``, and of a float ``exponent_bits`` and ``mantissa_bits``,
-            None for all others.
+        facts: of the format: ``bits`` of a value, with its share of a block's scale, and of a
+            float ``exponent_bits`` and ``mantissa_bits``, None for all others.
         measures: by name; empty if it failed.
         seconds: wall time, compilation not counted.
         batch: how many evaluations ran side by side under ``vmap``.
@@ -54,7 +54,7 @@ class Result:
     """
 
     point: Mapping[str, Coordinate]
-    facts: Mapping[str, int | None]
+    facts: Mapping[str, int | float | None]
     measures: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     batch: int = 1

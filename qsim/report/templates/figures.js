@@ -280,7 +280,7 @@ function numberLines(lines) {
     s("path", { class: "grid", d: `M${at(e)} 4V${lines.length * step + 4}` }),
     s("text", { x: at(e), y: lines.length * step + 20, "text-anchor": "middle" }, "2", s("tspan", { dy: -5, class: "small" }, e)));
   lines.forEach((line, n) => svg.append(
-    s("text", { x: left - 12, y: n * step + 17, "text-anchor": "end" }, line.format.slice(0, 18), s("title", {}, line.format)),
+    s("text", { x: left - 12, y: n * step + 17, "text-anchor": "end" }, line.format.length > 16 ? `${line.format.slice(0, 15)}…` : line.format, s("title", {}, line.format)),
     s("path", { class: "ticks", d: line.log2.map((value) => `M${at(value).toFixed(1)} ${n * step + 5}v15`).join("") })));
   return svg;
 }

@@ -66,16 +66,17 @@ function drawMaps(some) {
     const plain = group.filter(isPlain), others = group.filter((each) => !isPlain(each));
     const at = new Map(plain.map((each) => [`${each.facts.exponent_bits} ${each.facts.mantissa_bits}`, each]));
     const whole = (fact) => [...new Set(plain.map((each) => each.facts[fact]))].sort((a, b) => a - b);
-    if (name) parts.push(h("h3", {}, name));
-    if (plain.length) parts.push(colourMap({
+    const side = h("div", {}, name ? h("h3", {}, name) : null);
+    if (plain.length) side.append(colourMap({
       caption: data.measures[measure].title, corner: "exponent\u00a0↓ mantissa\u00a0→", scale,
       rows: whole("exponent_bits"), columns: whole("mantissa_bits"), rowName: (e) => `e${e}`, columnName: (m) => `m${m}`,
       cell: (e, m) => { const each = at.get(`${e} ${m}`); return each && marked(each, each.texts[n] || each.state); } }));
-    if (others.length) parts.push(strip(others, n, scale));
+    if (others.length) side.append(strip(others, n, scale));
+    parts.push(side);
   }
   if (every.length > MAPS) parts.push(h("p", { class: "note" }, `${every.length - MAPS} more maps: filter to see them.`));
-  parts.push(legend(scale, data.measures[data.distance].title));
-  byId("map").replaceChildren(...parts);
+  byId("map").replaceChildren(h("div", { class: "sides" }, ...parts), legend(scale, data.measures[data.distance].title));
+  byId("map-s").parentElement.classList.toggle("apart", every.length > 1);
   byId("map-note").textContent = `The number is ${data.measures[measure].title}; the colour is the distance from float32. Enter or a click shows the results of a cell.`;
 }
 
@@ -121,7 +122,7 @@ function drawBits(some) {
   const items = ranked.map((each) => ({
     x: each.facts.bits, y: each.values[n], low: reach.of(each)?.[0] ?? null, high: reach.of(each)?.[1] ?? null,
     series: seriesOf.get(each.n), label: names.length > 1 ? each.point.format ?? each.label : each.label, front: kept.has(each.n), tip: details(each), choose: () => pick(each) }));
-  byId("bits").replaceChildren(points({ items, xTitle: "bits of a code", yTitle: about.title, names, more: about.more, width: byId("bits").clientWidth }));
+  byId("bits").replaceChildren(points({ items, xTitle: "bits per value, scales of blocks included", yTitle: about.title, names, more: about.more, width: byId("bits").clientWidth }));
   byId("bits-note").textContent = "Filled marks on the line are the Pareto front: nothing of as few bits is better. "
     + (items.some((item) => item.low !== null) ? reach.note : "There are no intervals, as sums over examples were not kept.")
     + (ranked.length < known.length ? ` ${known.length - ranked.length} of ${known.length} marks are left out; filter to see them.` : "");
