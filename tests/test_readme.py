@@ -52,7 +52,7 @@ def test_the_examples_of_a_page_print_what_it_says(name, monkeypatch):
         assert found == pytest.approx(shown, rel=0.01)
 
 
-LONG = "sweep", "run ", "resume ", "status ", "export "  # these have tests of their own
+LONG = "sweep", "run ", "resume ", "status ", "serve ", "report ", "export "  # have their own tests
 
 
 @pytest.mark.parametrize("line", [s for s in COMMANDS if not any(word in s for word in LONG)])

@@ -5,6 +5,7 @@ import os
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -209,6 +210,20 @@ WAYS = {
 def test_how_a_study_is_run_changes_no_bit(words, whole, tmp_path):
     ran("run", whole / "study.toml", "--out", tmp_path, *words)
     assert facts(tmp_path) == facts(whole / "out")
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("processes", [2])
+def test_several_processes_give_the_bytes_of_one(processes, whole, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    words = ["run", whole / "study.toml", "--out", tmp_path / "out", "--devices", "1"]
+    words += ["--coordinator", address, "--processes", str(processes)]
+    running = [started(*words, "--process", str(number)) for number in range(processes)]
+    said = ["".join(process.communicate(timeout=300)) for process in running]
+    assert [process.returncode for process in running] == [0] * processes, said
+    assert facts(tmp_path / "out") == facts(whole / "out")
 
 
 @pytest.mark.ci
