@@ -31,17 +31,17 @@ TOTAL = 22 * 2 * 2
 SMALL = f'subject = "{SUBJECT}"\n[axes]\nexponents = "2-3"\nmantissas = "1-2"\n'
 
 
-def environment() -> dict[str, str]:
+def environment(path: Path) -> dict[str, str]:
     ours = "XLA_FLAGS", "JAX_NUMPY_DTYPE_PROMOTION"
     kept = {key: value for key, value in os.environ.items() if key not in ours}
-    return kept | {"COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+    return kept | {"COLUMNS": "200", "PYTHONPATH": f"{ROOT}{os.pathsep}{path}"}
 
 
-def started(*words: str, **options) -> subprocess.Popen:
+def started(*words: str, path: Path = ROOT, **options) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "qsim.cli", *map(str, words)],
         cwd=ROOT,
-        env=environment(),
+        env=environment(path),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -236,6 +236,40 @@ def test_neither_the_order_of_axes_nor_cores_change_a_bit(whole, tmp_path):
 
     ran("run", tmp_path / "study.toml", "--out", tmp_path / "out", preexec_fn=one_core)
     assert facts(tmp_path / "out") == facts(whole / "out")
+
+
+GREEDY = """
+import jax.numpy as jnp
+from types import SimpleNamespace
+
+def apply(w, x):
+    spread = jnp.tanh(x[:, None] * jnp.arange(4_000_000.0))
+    return (spread.reshape(8, -1, 2) @ w).sum(1)
+
+def subject():
+    x, labels = jnp.linspace(-1, 1, 8)[None], jnp.arange(8)[None] % 2
+    return SimpleNamespace(name="greedy", apply=apply, variables=jnp.eye(2), inputs=x,
+                           labels=labels, score="top1")
+"""
+
+
+@pytest.mark.ci
+def test_out_of_memory_goes_on_with_less(tmp_path):
+    """Of sixteen evaluations side by side, each with 400 MB, few fit in what there is."""
+    (tmp_path / "greedy.py").write_text(GREEDY)
+    (tmp_path / "study.toml").write_text(
+        'subject = "greedy:subject"\n[axes]\nexponents = "2-5"\nmantissas = "1-4"\n'
+    )
+
+    def limited():
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+        resource.setrlimit(resource.RLIMIT_DATA, (4 * 10**9,) * 2)
+
+    words = ["run", tmp_path / "study.toml", "--out", tmp_path / "out", "--batch", "16"]
+    said = ran(*words, preexec_fn=limited, path=tmp_path)
+    assert "out of memory with 16 policies side by side" in said and "goes on with 8" in said
+    found = results(tmp_path / "out").values()
+    assert len(found) == 16 and not any(result.error for result in found)
 
 
 @pytest.mark.ci

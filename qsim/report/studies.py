@@ -97,10 +97,14 @@ def _run(work: Work, out: Path, *, fresh: bool, mixed: bool, how: dict) -> tuple
             show(Text(f"quarantined: {what}", style="yellow"))
         left = len(pending(work, database))
         with _progress(len(work.evaluations), len(work.evaluations) - left) as tell:
-            store(work, database, now, told=tell, stopped=stop, **how)
+            store(work, database, now, told=tell, stopped=stop, notice=_notice, **how)
         asked = {evaluation.key for evaluation in work.evaluations}
         results = [result for result in database.results() if result.key in asked]
     return _stopped(stop) or _code(results), results
+
+
+def _notice(text: str) -> None:
+    Console(stderr=True).print(Text(text, style="yellow"))
 
 
 def _stopped(stop: Stop) -> int:

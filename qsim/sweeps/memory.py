@@ -1,8 +1,9 @@
 """How much memory there is for a sweep, and when it was too little."""
 
+import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -10,6 +11,12 @@ import jax
 __all__ = ["is_out_of_memory", "room"]
 
 FILL = 0.8  # of a device's memory
+# how XLA says it: devices, and the library of its CPU back end
+SIGNS = "RESOURCE_EXHAUSTED", "out of memory", "YNNPACK operation failed"
+CGROUPS = {  # by the files of a limit and of what is used
+    "/sys/fs/cgroup/memory.max": "/sys/fs/cgroup/memory.current",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes": "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+}
 
 
 def room(devices: Sequence[jax.Device]) -> int | None:
@@ -24,17 +31,41 @@ def room(devices: Sequence[jax.Device]) -> int | None:
 
 
 def _free_memory() -> int | None:
-    """The bytes of main memory that programs can still have, on Linux, or all that there are."""
-    info = Path("/proc/meminfo")
-    if info.exists():
-        sizes = dict(line.split(":") for line in info.read_text().splitlines())
-        return 1024 * int(sizes["MemAvailable"].split()[0])
+    """The bytes of main memory that this process can still have, or all that there are."""
+    known = [_of_machine(), *_of_container(), *_of_process()]
+    return min((each for each in known if each is not None), default=None)
+
+
+def _of_machine() -> int | None:
+    with contextlib.suppress(OSError):
+        return _sizes("/proc/meminfo")["MemAvailable"]
     names = "SC_PHYS_PAGES", "SC_PAGE_SIZE"
     if not set(names) <= set(getattr(os, "sysconf_names", ())):
         return None
     return math.prod(os.sysconf(name) for name in names)
 
 
+def _sizes(file: str) -> dict[str, int]:
+    """The bytes by name that a file of Linux lists in kB."""
+    words = [line.split() for line in Path(file).read_text().splitlines()]
+    return {each[0].rstrip(":"): 1024 * int(each[1]) for each in words if each[-1] == "kB"}
+
+
+def _of_container() -> Iterator[int]:
+    for limit, used in CGROUPS.items():
+        with contextlib.suppress(OSError, ValueError):  # there is none, or it is "max"
+            yield max(0, int(Path(limit).read_text()) - int(Path(used).read_text()))
+
+
+def _of_process() -> Iterator[int]:
+    with contextlib.suppress(ImportError, OSError):
+        import resource  # not on every system
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+        if limit != resource.RLIM_INFINITY:
+            yield max(0, limit - _sizes("/proc/self/status")["VmData"])
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error of JAX or of Python says that memory does not suffice."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
