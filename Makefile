@@ -5,7 +5,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 # tests of a file go to one process, as they share what they compile
 SHARED := -n $(WORKERS) --dist worksteal
-BENCHMARKS ?= rounding stochastic families sweep simulate accumulate train_sweep
+BENCHMARKS ?= rounding stochastic families sweep simulate accumulate train_sweep scale
 OF_JAX := $(foreach name,program policies primitives simulate by_hand,tests/test_$(name).py)
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet

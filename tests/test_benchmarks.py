@@ -23,6 +23,7 @@ SMALLEST = {
     "model sweep": "sweep --only model --formats 2 --layers 1 --heads 1 --tokens 1 8 --batches",
     "simulate": "simulate --layers 1 --heads 1 --tokens 1 8",
     "accumulate": "accumulate --sizes 32",
+    "scale": "scale --formats 2 --layers 1 --batches 1 --study 2 --results 100",
     "train sweep": "train_sweep --formats 2 --seeds 1 --steps 2 --layers 1 --heads 1",
 }
 

@@ -1,5 +1,7 @@
 """How many policies are run: what differs from policy to policy, and what changes no bytes."""
 
+import resource
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,6 +171,23 @@ def test_as_many_run_side_by_side_as_fit(arguments, monkeypatch):
     least = planned(memory=1)
     assert least.batch == 1 and not least.fits
     assert planned(memory=1, batch=4).batch == 4
+
+
+def test_room_is_that_of_the_container_or_the_process(monkeypatch, tmp_path):
+    limit, used = tmp_path / "limit", tmp_path / "used"
+    monkeypatch.setattr("qsim.sweeps.memory.CGROUPS", {str(limit): str(used)})
+    whole = room(ONE)
+    limit.write_text("5000\n")
+    used.write_text("1000\n")
+    assert room(ONE) == 3200 < whole
+    limit.write_text("max\n")
+    assert room(ONE) > 3200
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    monkeypatch.setattr(
+        "qsim.sweeps.memory._sizes", lambda file: {"VmData": 10, "MemAvailable": 99}
+    )
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (50, before[1]))
+    assert room(ONE) == 32
 
 
 @pytest.mark.parametrize("free, devices", [(10_000, 1), (10_000, 2)])
