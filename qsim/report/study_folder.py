@@ -101,8 +101,8 @@ def _shared(group: Sequence[Evaluation]) -> str:
 def _duration(seconds: float) -> str:
     """Seconds as people say them.
 
-    >>> _duration(0.25), _duration(75), _duration(7300)
-    ('0.2 s', '1 min 15 s', '2 h 1 min')
+    >>> _duration(0.5), _duration(75.0), _duration(7300.0)
+    ('0.5 s', '1 min 15 s', '2 h 1 min')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"
