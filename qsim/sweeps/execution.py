@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from qsim.simulate.jaxprs import join_arguments
+from qsim.sweeps.hoisting import hoist
 from qsim.sweeps.hosts import several, spread
 from qsim.sweeps.plan import (
     AXIS,
@@ -83,7 +84,8 @@ class Group:
             one = self.program(rest)
 
             def share(rows, arrays):
-                return mapped(lambda row: one(row, arrays), rows, rows.count, how.batch)
+                late = _late(one, rows, arrays)
+                return mapped(late, rows, rows.count, how.batch)
 
             self._whole[rest.key()] = jax.jit(shared_out(share, how.devices))
         results = self._whole[rest.key()](rows, arrays)
@@ -98,6 +100,14 @@ class Group:
         if key not in self._executables:
             self._executables[key] = Executable(self, how, most, kinds, rest)
         return self._executables[key]
+
+
+def _late(one: Callable, rows: Rows, arrays: Any) -> Callable[[Rows], Any]:
+    """The function of a row, after what no row touches has been done."""
+    row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
+    hoisted = hoist(one, row, arrays)
+    kept = hoisted.early(arrays)
+    return lambda row: hoisted.late(row, arrays, kept)
 
 
 class _Kind(NamedTuple):
@@ -144,7 +154,7 @@ class Executable:
 
         def share(rows, rest):
             arrays, steps = rest
-            return looped(lambda row: one(row, arrays), rows, steps, self.how.batch)
+            return looped(_late(one, rows, arrays), rows, steps, self.how.batch)
 
         run = shared_out(share, self.how.devices)
         gathered = self._whole if several(self.how.devices) else None
