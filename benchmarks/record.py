@@ -237,7 +237,7 @@ def show(record: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 240)
     for title, headings, rows in tables(record):
         table = Table(title=title, title_justify="left", header_style="bold")
         for place, heading in enumerate(headings):

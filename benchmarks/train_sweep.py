@@ -40,7 +40,7 @@ COLUMNS = {
     "compile": "trace and compile, s",
     "milliseconds": "ms per run and step",
     "ratio": "times the float32 step",
-    "total": "a round of all runs, compilation included, s",
+    "total": "a round, compilation included, s",
     "difference": "largest relative difference of losses",
 }
 

@@ -2,8 +2,6 @@
 
 import math
 import random
-import resource
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +12,7 @@ import pytest
 
 from qsim.studies.database import Database
 from qsim.studies.result import Result
+from tests.limited import SMALL_FILES, limited
 from tests.unchecked import unchecked
 
 CONDITIONS = {"jaxlib": "1", "x64": "False"}
@@ -207,14 +206,13 @@ def test_other_tables_are_none_of_ours(tmp_path):
         assert "other tables" in database.repaired[0] and len(database.keys()) == 2
 
 
-def writer(folder: Path, **options) -> subprocess.Popen:
+def writer(folder: Path, limits: str = "") -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(folder)],
+        limited(limits, [sys.executable, "-c", WRITER, str(folder)]),
         cwd=Path(__file__).parents[1],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
     )
 
 
@@ -226,7 +224,7 @@ def test_a_killed_writer_leaves_what_it_was_told_is_there(tmp_path):
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(source.uniform(0, 0.2))
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         said = process.communicate()[0].split()
         told = max([told, *map(int, said)])
         found = read(tmp_path)
@@ -237,11 +235,7 @@ def test_a_killed_writer_leaves_what_it_was_told_is_there(tmp_path):
 
 @pytest.mark.ci
 def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path):
-    def small_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    process = writer(tmp_path, preexec_fn=small_files)
+    process = writer(tmp_path, limits=SMALL_FILES.format(bytes=100_000))
     said, errors = process.communicate()
     assert "OSError: cannot write" in errors and "bytes are free there" in errors
     assert "what was written before is intact" in errors

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import resource
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 
 from qsim.studies.database import Database
 from qsim.studies.result import Result
+from tests.limited import LITTLE_MEMORY, ONE_CORE, SMALL_FILES, limited
 
 ROOT = Path(__file__).parents[1]
 SUBJECT = "tests.own_subject:subject"
@@ -37,15 +37,14 @@ def environment(path: Path) -> dict[str, str]:
     return kept | {"COLUMNS": "200", "PYTHONPATH": f"{ROOT}{os.pathsep}{path}"}
 
 
-def started(*words: str, path: Path = ROOT, **options) -> subprocess.Popen:
+def started(*words: str, path: Path = ROOT, limits: str = "") -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "qsim.cli", *map(str, words)],
+        limited(limits, [sys.executable, "-m", "qsim.cli", *map(str, words)]),
         cwd=ROOT,
         env=environment(path),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
     )
 
 
@@ -166,15 +165,8 @@ def test_damage_is_counted_and_evaluated_again(whole, tmp_path):
 @pytest.mark.ci
 def test_a_full_disk_is_one_clear_error_and_costs_nothing(whole, tmp_path):
     out = tmp_path / "out"
-    limit = 160_000
-
-    def small_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    said = ran(
-        *("run", whole / "study.toml", "--out", out, "--chunk", "1"), code=2, preexec_fn=small_files
-    )
+    words = "run", whole / "study.toml", "--out", out, "--chunk", "1"
+    said = ran(*words, code=2, limits=SMALL_FILES.format(bytes=160_000))
     last = said.strip().splitlines()[-1]
     assert last.startswith("qsim: ") and str(out) in last and "free" in last
     part = facts(out)
@@ -190,6 +182,7 @@ def test_a_second_writer_is_told_who_is_the_first(whole, tmp_path):
     while not stored(out):
         assert process.poll() is None
         time.sleep(0.05)
+    process.send_signal(signal.SIGSTOP)  # so that it is not done too soon
     said = ran("run", whole / "study.toml", "--out", out, code=2)
     assert f"being written by process {process.pid}" in said
     process.kill()  # whose lock ends with it
@@ -230,11 +223,7 @@ def test_several_processes_give_the_bytes_of_one(processes, whole, tmp_path):
 def test_neither_the_order_of_axes_nor_cores_change_a_bit(whole, tmp_path):
     lines = STUDY.replace('"2-5"', "[5, 2, 4, 3]").replace('"weights", "both"', '"both", "weights"')
     (tmp_path / "study.toml").write_text(lines)
-
-    def one_core():
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
-
-    ran("run", tmp_path / "study.toml", "--out", tmp_path / "out", preexec_fn=one_core)
+    ran("run", tmp_path / "study.toml", "--out", tmp_path / "out", limits=ONE_CORE)
     assert facts(tmp_path / "out") == facts(whole / "out")
 
 
@@ -260,13 +249,9 @@ def test_out_of_memory_goes_on_with_less(tmp_path):
     (tmp_path / "study.toml").write_text(
         'subject = "greedy:subject"\n[axes]\nexponents = "2-5"\nmantissas = "1-4"\n'
     )
-
-    def limited():
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
-        resource.setrlimit(resource.RLIMIT_DATA, (4 * 10**9,) * 2)
-
+    limits = ONE_CORE + LITTLE_MEMORY.format(bytes=4 * 10**9)
     words = ["run", tmp_path / "study.toml", "--out", tmp_path / "out", "--batch", "16"]
-    said = ran(*words, preexec_fn=limited, path=tmp_path)
+    said = ran(*words, limits=limits, path=tmp_path)
     assert "out of memory with 16 policies side by side" in said and "goes on with 8" in said
     found = results(tmp_path / "out").values()
     assert len(found) == 16 and not any(result.error for result in found)
