@@ -40,3 +40,12 @@ def test_a_reproduction_runs(name, tmp_path):
     stored = json.loads(path.read_text(encoding="utf-8"))
     assert stored["benchmark"] == name.replace("_", "-")
     assert "Targets" in printed and len(stored["targets"]) >= 3
+
+
+def test_what_was_missed_is_told():
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    stored = [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*.json")]
+    missed = {each["benchmark"]: [g for g in each["targets"] if not g["met"]] for each in stored}
+    total = sum(len(each["targets"]) for each in stored)
+    assert f"Of {total} targets, the following {sum(map(len, missed.values()))} were" in text
+    assert all(f"| {name} | " in text for name, goals in missed.items() if goals)
