@@ -39,6 +39,12 @@ def carried_late(row, x):
     return lax.scan(body, (jnp.float32(1), jnp.float32(2), jnp.float32(3)), x)
 
 
+def carried_early(row, x):
+    """Carries that begin late and are early from the first iteration on."""
+    body = lambda c, batch: ((jnp.exp(batch), 0.0), (c[0].sum(), c[1]))  # noqa: E731
+    return lax.scan(body, (x[0] * row, row), x)
+
+
 def backwards(row, x):
     scale = jnp.exp(x[0, 0])
     body = lambda c, batch: (jnp.cos(c) + scale, jnp.sqrt(jnp.abs(batch)) * c * row)  # noqa: E731
@@ -65,7 +71,17 @@ def calls(row, x):
 
 
 ROW = jax.ShapeDtypeStruct((), jnp.float32)
-PROGRAMS = [plain, untouched, over_batches, carried_late, backwards, nested, branches, calls]
+PROGRAMS = [
+    plain,
+    untouched,
+    over_batches,
+    carried_late,
+    carried_early,
+    backwards,
+    nested,
+    branches,
+    calls,
+]
 
 
 def flat(tree):
@@ -81,11 +97,15 @@ def test_both_parts_together_are_the_function(fn):
     assert jax.tree.structure(found) == jax.tree.structure(fn(row, X))
     assert flat(found) == flat(fn(row, X))
     rows = jnp.array([0.5, 1.5, 2.5], jnp.float32)
-    mapped = jax.jit(lambda rows, x: lax.map(lambda r: parts.late(r, x, parts.early(x)), rows))
-    np.testing.assert_allclose(
-        jax.tree.leaves(mapped(rows, X))[0], jax.tree.leaves(lax.map(lambda r: fn(r, X), rows))[0],
-        rtol=1e-6,
-    )  # fmt: skip
+
+    @jax.jit
+    def mapped(rows, x):
+        kept = parts.early(x)
+        return lax.map(lambda row: parts.late(row, x, kept), rows)
+
+    expected = lax.map(lambda row: fn(row, X), rows)
+    for one, other in zip(*map(jax.tree.leaves, (mapped(rows, X), expected)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
 def names(fn, *args):

@@ -12,18 +12,19 @@ of the process or of the machine. Every row has a checksum: it is either as it w
 aside, in which case its evaluation is run again.
 """
 
+import contextlib
 import datetime
 import gc
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from qsim.studies import tables
 from qsim.studies.lock import locked
 from qsim.studies.manifest import (
     MANIFEST,
@@ -34,25 +35,14 @@ from qsim.studies.manifest import (
     write_manifest,
 )
 from qsim.studies.result import Result
-from qsim.studies.row import Row, blob_of, examples_of, result_of, row_of, sealed
+from qsim.studies.row import blob_of, row_of, sealed
+from qsim.studies.tables import BESIDE, Stored
 from qsim.sweeps.store import prepare
 
 __all__ = ["FILES", "Database"]
 
-RESULTS, CORRUPT = "results.sqlite", "results.corrupt-"
-BESIDE = ("", "-wal", "-shm")  # the files of a database
+RESULTS, REBUILT, CORRUPT = "results.sqlite", "results.rebuilt.sqlite", "results.corrupt-"
 FILES = (MANIFEST, RESULTS, f"{RESULTS}-wal")  # those that are written to
-TABLES = {
-    "conditions": "digest TEXT PRIMARY KEY, record TEXT NOT NULL",
-    "quarantine": "what TEXT NOT NULL, reason TEXT NOT NULL",
-    "results": "number INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, record TEXT NOT NULL, "
-    "conditions TEXT NOT NULL, checksum BLOB NOT NULL, examples BLOB NOT NULL",
-}
-# SQLite quotes what it finds in damaged files, and Python cannot always decode that
-UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError)
-ROW = "number, key, record, conditions, checksum"
-MAX_CELL = 2**27  # bytes
-MAX_ERRORS = 1000  # places that cannot be read, before the rest is given up
 
 
 class Database:
@@ -73,13 +63,18 @@ class Database:
     ['{"format":"e4m3"}'] {'loss': 0.5}
     """
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any], *, write: bool, stack: ExitStack):
-        """See ``create`` and ``open``; ``stack`` has what is to be closed."""
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], *, write: bool):
+        """See ``create`` and ``open``."""
         self.folder, self.manifest = folder, dict(manifest)
         self.repaired: list[str] = []
-        self._path, self._write, self._stack = folder / RESULTS, write, stack
-        self._connection = self._writable() if write else _readable(self._path)
-        stack.callback(lambda: self._connection.close())
+        self._path, self._write = folder / RESULTS, write
+        if write and (reason := tables.damage(self._path)):
+            self.repaired.append(_rebuild(folder, reason))
+        self._connection = (
+            tables.connect(self._path, "rw") if write else tables.readable(self._path)
+        )
+        self._closing = contextlib.ExitStack()
+        self._closing.callback(self._connection.close)
 
     @classmethod
     def create(cls, folder: Path, manifest: Mapping[str, Any]) -> "Database":
@@ -95,7 +90,7 @@ class Database:
             OSError: if the disk is full.
         """
         prepare(folder)
-        with ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             stack.enter_context(locked(folder))
             stored, plain = read_manifest(folder), json.loads(json.dumps(manifest))
             if found := [] if stored is None else list(differences(stored, plain)):
@@ -103,14 +98,14 @@ class Database:
                     f"{folder} holds another study: {'; '.join(found[:3])}; choose another folder"
                 )
             if stored is None:
-                if not _is_empty(folder / RESULTS):  # it is, where a process was killed just here
+                if not tables.is_empty(folder / RESULTS):
                     raise ValueError(
                         f"{folder} has results but no {MANIFEST}, which says of what: restore that "
                         "file, or choose another folder"
                     )
-                _create(folder / RESULTS)
+                tables.create(folder / RESULTS)
                 write_manifest(folder, plain)
-            return cls(folder, plain, write=True, stack=stack.pop_all())
+            return cls._open(folder, plain, stack)
 
     @classmethod
     def open(cls, folder: Path, write: bool = False) -> "Database":
@@ -124,14 +119,27 @@ class Database:
         Raises:
             ValueError: if the folder holds no study, cannot be read, or cannot be written to where
                 it should be.
+            OSError: if it can be read, but not repaired.
         """
-        with ExitStack() as stack:
-            if (manifest := read_manifest(folder)) is None:
-                raise ValueError(f"{folder} holds no study: it has no {MANIFEST}")
-            if write:
-                prepare(folder)
-                stack.enter_context(locked(folder))
-            return cls(folder, manifest, write=write, stack=stack.pop_all())
+        if (manifest := read_manifest(folder)) is None:
+            raise ValueError(f"{folder} holds no study: it has no {MANIFEST}")
+        if not write:
+            return cls(folder, manifest, write=False)
+        prepare(folder)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locked(folder))
+            return cls._open(folder, manifest, stack)
+
+    @classmethod
+    def _open(
+        cls, folder: Path, manifest: Mapping[str, Any], stack: contextlib.ExitStack
+    ) -> "Database":
+        """The folder open for writing, without damaged rows; a stack has its lock."""
+        made = cls(folder, manifest, write=True)
+        stack.callback(made._connection.close)
+        made._set_aside()
+        made._closing = stack.pop_all()
+        return made
 
     @staticmethod
     def discard(folder: Path) -> None:
@@ -142,8 +150,8 @@ class Database:
         """
         if (folder / MANIFEST).exists():
             with locked(folder):
-                ours = [folder / MANIFEST, *(folder / f"{RESULTS}{end}" for end in BESIDE)]
-                for path in [*ours, *folder.glob(f"{CORRUPT}*")]:
+                ours = [folder / f"{RESULTS}{end}" for end in BESIDE]
+                for path in [*ours, *folder.glob(f"{CORRUPT}*"), folder / MANIFEST]:
                     path.unlink(missing_ok=True)
 
     def __enter__(self) -> "Database":
@@ -154,7 +162,7 @@ class Database:
 
     def close(self) -> None:
         """Closes it; another process may write then."""
-        self._stack.close()
+        self._closing.close()
 
     def describe(self, manifest: Mapping[str, Any]) -> None:
         """Stores another manifest in place of what there is.
@@ -182,10 +190,10 @@ class Database:
         self._require_writable()
         record = json.dumps(dict(conditions), sort_keys=True)
         digest = sealed(record.encode()).hex()
-        with self._transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO conditions VALUES (?, ?)", (digest, record))
+        with _transaction(self._connection, self._path):
+            _know(self._connection, digest, record)
             for result in results:
-                _insert(connection, row_of(result, digest), blob_of(result))
+                tables.insert(self._connection, row_of(result, digest), blob_of(result))
 
     def keys(self) -> list[str]:
         """The keys of all results, in the order in which they were written."""
@@ -198,18 +206,8 @@ class Database:
             examples: whether with the sums over each example, where they are stored.
         """
         with _uncollected():
-            return self._results(examples)
-
-    def _results(self, examples: bool) -> list[Result]:
-        found = []
-        for number, row in _rows(self._connection):
-            try:
-                result = result_of(row)
-                own = examples_of(row, self._blob(number)) if examples else {}
-                found.append(replace(result, examples=own) if own else result)
-            except (ValueError, sqlite3.Error):
-                continue  # it is told by ``quarantined``, and set aside by who writes
-        return found
+            found = [each.result for each in tables.stored(self._connection, examples)]
+        return [result for result in found if result is not None]
 
     def examples(self, key: str) -> dict[str, np.ndarray]:
         """The sums over each example of a result, float32 ``[examples]`` by name of the measure.
@@ -217,20 +215,20 @@ class Database:
         Raises:
             ValueError: if there is no such result, or its examples are damaged.
         """
-        query = f"SELECT {ROW} FROM results WHERE key = ?"
-        found = self._connection.execute(query, (key,)).fetchone()
-        if found is None:
-            raise ValueError(f"{self.folder} has no result {key}")
-        return examples_of(Row(*found[1:]), self._blob(found[0]))
+        for each in tables.stored(self._connection, True):
+            if each.row.key == key.encode() and each.result is not None:
+                return dict(each.result.examples)
+        raise ValueError(f"{self.folder} has no result {key} that is as it was written")
 
     def conditions(self) -> list[dict[str, str]]:
         """The distinct conditions of the results, in the order in which they were met."""
-        query = """SELECT record FROM conditions WHERE digest IN (SELECT conditions FROM results)
-            ORDER BY rowid"""
-        try:
-            return [json.loads(record) for (record,) in self._connection.execute(query)]
-        except (sqlite3.Error, ValueError):
-            return []
+        used = dict.fromkeys(
+            each.row.conditions.decode()
+            for each in tables.stored(self._connection, False)
+            if each.result is not None
+        )
+        known = tables.records(self._connection)
+        return [json.loads(known[digest]) for digest in used if digest in known]
 
     def quarantined(self) -> list[str]:
         """What has been set aside since the study began, or would be now, a line for each."""
@@ -239,7 +237,7 @@ class Database:
             before = [b": ".join(found).decode() for found in self._connection.execute(query)]
         except (sqlite3.Error, ValueError, TypeError):
             before = []
-        return before + [line for _, line in self._bad()]
+        return before + [": ".join(_said(each)) for each in self._bad()]
 
     def _require_writable(self) -> None:
         if not self._write:
@@ -247,79 +245,95 @@ class Database:
                 f"{self.folder} is open for reading: Database.open(folder, write=True)"
             )
 
-    def _blob(self, number: int) -> bytes:
-        query = "SELECT examples FROM results WHERE number = ?"
-        return self._connection.execute(query, (number,)).fetchone()[0]
-
-    def _bad(self) -> list[tuple[int, str]]:
-        """The numbers of rows that are not as they were written, and why."""
+    def _bad(self) -> list[Stored]:
+        """The rows that are not as they were written, or whose conditions are not."""
+        known = {digest.encode() for digest in tables.records(self._connection)}
         found = []
-        for number, row in _rows(self._connection):
-            try:
-                result_of(row)
-                examples_of(row, self._blob(number))
-            except (ValueError, sqlite3.Error) as error:
-                what = row.key[:200].decode(errors="replace") if isinstance(row.key, bytes) else ""
-                found.append((number, f"{what}: {error}"))
+        for each in tables.stored(self._connection, True):
+            if each.result is None:
+                found.append(each)
+            elif each.row.conditions not in known:
+                found.append(each._replace(reason="what it depends on is damaged"))
         return found
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """A transaction, of which all or nothing is written.
-
-        Raises:
-            OSError: if it cannot be written.
-        """
-        try:
-            with self._connection:
-                self._connection.execute("BEGIN IMMEDIATE")
-                yield self._connection
-        except sqlite3.Error as error:
-            raise unwritable(self._path, error) from error
-
-    # --- what is damaged --------------------------------------------------------------------
-
-    def _writable(self) -> sqlite3.Connection:
-        """A connection for writing, after what is damaged has been set aside."""
-        if reason := _damage(self._path):
-            self._rebuild(reason)
-        self._connection = _connect(self._path, "rw")
+    def _set_aside(self) -> None:
+        """Moves damaged rows away."""
         bad = self._bad()
-        with self._transaction() as connection:
-            for number, line in bad:
-                what, _, reason = line.rpartition(": ")
-                connection.execute("INSERT INTO quarantine VALUES (?, ?)", (what, reason))
-                connection.execute("DELETE FROM results WHERE number = ?", (number,))
-        self.repaired += [line for _, line in bad]
-        return self._connection
+        with _transaction(self._connection, self._path):
+            for each in bad:
+                self._connection.execute("INSERT INTO quarantine VALUES (?, ?)", _said(each))
+                self._connection.execute("DELETE FROM results WHERE number = ?", (each.number,))
+        self.repaired += [": ".join(_said(each)) for each in bad]
 
-    def _rebuild(self, reason: str) -> None:
-        """A new file with what can be read of a damaged one, which is kept under another name."""
-        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-        aside = self.folder / f"{CORRUPT}{now}.sqlite"
+
+def _said(each: Stored) -> tuple[str, str]:
+    """What was damaged, and how."""
+    key = each.row.key
+    return key[:200].decode(errors="replace") if isinstance(key, bytes) else "", each.reason
+
+
+def _know(connection: sqlite3.Connection, digest: str, record: str) -> None:
+    connection.execute("INSERT OR IGNORE INTO conditions VALUES (?, ?)", (digest, record))
+
+
+def _rebuild(folder: Path, reason: str) -> str:
+    """Puts what can be read of a damaged file into a new one; a line that says so.
+
+    The damaged one is kept under another name. Wherever this is stopped, it can begin again.
+    """
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    path, new, aside = folder / RESULTS, folder / REBUILT, folder / f"{CORRUPT}{now}.sqlite"
+    try:
         for end in BESIDE[:2]:
-            beside = self._path.with_name(self._path.name + end)
-            if require_plain(beside):
-                beside.replace(aside.with_name(aside.name + end))
-        for path in self.folder.glob(f"{RESULTS}-*"):
-            path.unlink()
-        _create(self._path)
-        self._connection = _connect(self._path, "rw")
-        kept = _salvaged(aside)
-        line = f"{reason}; {len(kept)} results could be read"
-        with self._transaction() as connection:
-            for row, blob, conditions in kept:
-                digest = row.conditions.decode()
-                connection.execute(
-                    "INSERT OR IGNORE INTO conditions VALUES (?, ?)", (digest, conditions)
-                )
-                _insert(connection, row, blob)
+            if require_plain(beside := path.with_name(path.name + end)):
+                shutil.copy2(beside, aside.with_name(aside.name + end))
+        for end in BESIDE:
+            new.with_name(new.name + end).unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(aside, error) from error
+    tables.create(new)
+    kept, known = _salvaged(aside)
+    line = f"{reason}; {len(kept)} results could be read"
+    with contextlib.closing(tables.connect(new, "rw")) as connection:
+        with _transaction(connection, new):
+            for each in kept:
+                digest = each.row.conditions.decode()
+                _know(connection, digest, known[digest])
+                tables.insert(connection, each.row, each.blob)
             connection.execute("INSERT INTO quarantine VALUES (?, ?)", (aside.name, line))
-        self._connection.close()
-        self.repaired.append(f"{aside.name}: {line}")
+    for end in BESIDE[1:]:
+        path.with_name(path.name + end).unlink(missing_ok=True)  # these would be read into the new
+    new.replace(path)
+    return f"{aside.name}: {line}"
 
 
-@contextmanager
+def _salvaged(path: Path) -> tuple[list[Stored], dict[str, str]]:
+    """The rows of a damaged file that are as they were written, and records of conditions."""
+    try:
+        with contextlib.closing(tables.connect(path, "rw")) as connection:
+            known = tables.records(connection)
+            rows = [each for each in tables.stored(connection, True) if each.result is not None]
+            return [each for each in rows if each.row.conditions.decode() in known], known
+    except (sqlite3.Error, UnicodeDecodeError):
+        return [], {}
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """A transaction, of which all or nothing is written.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    try:
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
+    except sqlite3.Error as error:
+        raise unwritable(path, error) from error
+
+
+@contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
     """A context without searches for cycles, which take long among many objects that all stay."""
     enabled = gc.isenabled()
@@ -329,122 +343,3 @@ def _uncollected() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _insert(connection: sqlite3.Connection, row: Row, blob: bytes) -> None:
-    texts = [text.decode() for text in row[:3]]
-    query = f"INSERT OR REPLACE INTO results ({ROW}, examples) VALUES (NULL, ?, ?, ?, ?, ?)"
-    connection.execute(query, (*texts, row.checksum, blob))
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    """A connection that trusts nothing: texts come as bytes, and cells are bounded."""
-    uri = f"{path.resolve().as_uri()}?mode={mode}"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10)
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_CELL)
-    connection.text_factory = bytes
-    for setting in ("trusted_schema = OFF", "cell_size_check = ON", "synchronous = FULL"):
-        connection.execute(f"PRAGMA {setting}")
-    return connection
-
-
-def _readable(path: Path) -> sqlite3.Connection:
-    """A connection for reading, which changes nothing, also where nothing can be changed.
-
-    Raises:
-        ValueError: if it cannot be read at all.
-    """
-    last: Exception | None = None
-    for mode in ("ro", "ro&immutable=1"):
-        try:
-            if not require_plain(path):
-                raise ValueError(f"cannot read {path}: there is no such file")
-            connection = _connect(path, mode)
-            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            return connection
-        except UNREADABLE as error:
-            last = error
-    raise ValueError(f"cannot read {path} ({last}): qsim resume repairs it") from last
-
-
-def _is_empty(path: Path) -> bool:
-    """Whether a file is not there, or a database without results."""
-    return not require_plain(path) or (not _damage(path) and not list(_rows(_connect(path, "ro"))))
-
-
-def _create(path: Path) -> None:
-    """A database without results, where there is none.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    try:
-        connection = _connect(path, "rwc")
-        connection.execute("PRAGMA journal_mode = WAL")
-        for name, columns in TABLES.items():
-            connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns}) STRICT")
-        connection.close()
-    except sqlite3.Error as error:
-        raise unwritable(path, error) from error
-
-
-def _damage(path: Path) -> str:
-    """What makes a file no whole database of ours; empty if it is one."""
-    if not require_plain(path):
-        return "the file is missing"
-    try:
-        connection = _connect(path, "rw")
-        try:
-            query = "SELECT name, type, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'"
-            found = {
-                name.decode(): (kind, sql.decode()) for name, kind, sql in connection.execute(query)
-            }
-            ours = {
-                name: (b"table", f"CREATE TABLE {name} ({columns}) STRICT")
-                for name, columns in TABLES.items()
-            }
-            if found != ours:
-                return "it has other tables than a study"
-            (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-            return "" if verdict == b"ok" else verdict.decode(errors="replace")
-        finally:
-            connection.close()
-    except (sqlite3.DatabaseError, ValueError, AttributeError) as error:
-        return str(error)
-
-
-def _salvaged(path: Path) -> list[tuple[Row, bytes, str]]:
-    """The rows of a damaged file that are as they were written, with examples and conditions."""
-    kept = []
-    try:
-        connection = _connect(path, "rw")
-    except UNREADABLE:
-        return []
-    for number, row in _rows(connection):
-        try:
-            result_of(row)
-            query = "SELECT examples FROM results WHERE number = ?"
-            blob = connection.execute(query, (number,)).fetchone()[0]
-            examples_of(row, blob)
-            query = "SELECT record FROM conditions WHERE digest = ?"
-            (record,) = connection.execute(query, (row.conditions.decode(),)).fetchone()
-            if sealed(record).hex() == row.conditions.decode():
-                kept.append((row, blob, record.decode()))
-        except (ValueError, TypeError, sqlite3.Error):
-            continue
-    connection.close()
-    return kept
-
-
-def _rows(connection: sqlite3.Connection) -> Iterator[tuple[int, Row]]:
-    """The rows that can be read, in the order of their numbers; those that cannot are skipped."""
-    last = errors = 0
-    while errors < MAX_ERRORS:
-        try:
-            query = f"SELECT {ROW} FROM results WHERE number > ? ORDER BY number"
-            for number, *texts in connection.execute(query, (last,)):
-                last = number
-                yield number, Row(*texts)
-            return
-        except UNREADABLE:
-            last, errors = last + 1, errors + 1

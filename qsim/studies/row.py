@@ -87,7 +87,7 @@ def examples_of(row: Row, blob: bytes) -> dict[str, np.ndarray]:
         ValueError: if they are not as they were written.
     """
     _, record = _point_and_record(row)
-    if record["blob"] != (sealed(blob).hex() if blob else ""):
+    if not isinstance(blob, bytes) or record["blob"] != (sealed(blob).hex() if blob else ""):
         raise ValueError("the checksum of its examples is another")
     sums = np.frombuffer(blob, "<f4").astype(np.float32)
     lengths: Mapping[str, int] = record["examples"]

@@ -61,9 +61,11 @@ def hoist(fn: Callable, row: Any, arrays: Any) -> Hoisted:
     """
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(row, arrays)
     rows, held = len(jax.tree.leaves(row)), len(jax.tree.leaves(arrays))
-    part = _parted(closed.jaxpr, [False] * rows + [True] * held, closed.jaxpr.invars[rows:], True)
-    if _kept_bytes(part) > max([SMALL, *map(_bytes, closed.jaxpr.invars[rows:])]):
-        part = _parted(closed.jaxpr, [False] * (rows + held), (), True)
+    wanted = [True] * len(closed.jaxpr.outvars)
+    given = closed.jaxpr.invars[rows:]
+    part = _parted(closed.jaxpr, [False] * rows + [True] * held, given, wanted)
+    if _kept_bytes(part) > max([SMALL, *map(_bytes, given)]):
+        part = _all_late(closed.jaxpr)
     constants = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
 
     def early(arrays: Any) -> Any:
@@ -141,14 +143,20 @@ class _Scan:
         return [*self.carried, *self.stacked]
 
 
-def _parted(jaxpr: Jaxpr, early: Sequence[bool], given: Sequence[Var], wanted: bool) -> _Part:
+def _all_late(jaxpr: Jaxpr) -> _Part:
+    return _Part(jaxpr, set(), set(), set(), {}, jaxpr.outvars, set(), [])
+
+
+def _parted(
+    jaxpr: Jaxpr, early: Sequence[bool], given: Sequence[Var], wanted: Sequence[bool]
+) -> _Part:
     """The parts of a jaxpr.
 
     Args:
         jaxpr: the jaxpr.
         early: which of its inputs are known early.
         given: early inputs that the late part is given too.
-        wanted: whether the late part gives all results, or those that are not early.
+        wanted: which results the late part gives, early or not, besides those that are late.
     """
     free = {*given, *jaxpr.constvars}  # what the late part has without being handed it
     known = {*jaxpr.constvars, *(var for var, k in zip(jaxpr.invars, early, strict=True) if k)}
@@ -164,7 +172,8 @@ def _parted(jaxpr: Jaxpr, early: Sequence[bool], given: Sequence[Var], wanted: b
         elif eqn.primitive.name == "scan" and not eqn.effects:
             scans[place] = scan = _scan(eqn, flags)
             known.update(var for var, k in zip(eqn.outvars, scan.results, strict=True) if k)
-    gives = [each for each in jaxpr.outvars if wanted or not _among(known, each)]
+    outs = zip(jaxpr.outvars, wanted, strict=True)
+    gives = [each for each, also in outs if also or not _among(known, each)]
     read = list(gives)
     for place, eqn in enumerate(jaxpr.eqns):
         if place in scans:
@@ -188,7 +197,8 @@ def _scan(eqn: JaxprEqn, flags: Sequence[bool]) -> _Scan:
     while True:
         early = [*flags[:fixed], *carried, *flags[fixed + count :]]
         given = [*jaxpr.invars[:fixed], *jaxpr.invars[fixed + count :]]
-        body = _parted(jaxpr, early, given, wanted=False)
+        late = [not each for each in carried] + [False] * (len(jaxpr.outvars) - count)
+        body = _parted(jaxpr, early, given, late)
         out = [_among(body.known, each) for each in jaxpr.outvars]
         if carried == (both := [a and b for a, b in zip(carried, out[:count], strict=True)]):
             return _Scan(eqn, body, carried, out[count:])
