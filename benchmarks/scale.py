@@ -113,7 +113,7 @@ def _beside_float32(name: str, subject: Subject, count: int, repeats: int) -> li
     policies = [qsim.policy(weights=s, activations=s, scale="absmax") for s in _specs(count)]
     reference, one = judge(subject), jax.devices()[:1]
     began = time.perf_counter()
-    plan = planned(subject, reference, policies, devices=one)
+    plan = planned(subject, reference, policies, timed=False, devices=one)
     compiled = time.perf_counter() - began
     plain = _plain(subject, reference.answers)
     before, taken = timing.seconds(plain), []

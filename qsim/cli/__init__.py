@@ -16,7 +16,7 @@ def main() -> None:
     """
     try:
         app()
-    except (ValueError, TypeError, NotImplementedError, OSError) as error:
+    except (ValueError, TypeError, RuntimeError, MemoryError, OSError) as error:
         if os.environ.get("QSIM_DEBUG"):
             raise
         print(f"qsim: {' '.join(str(error).split())}", file=sys.stderr)

@@ -26,7 +26,7 @@ MixedOption = Annotated[
 ]
 BatchOption = Annotated[
     int | None,
-    typer.Option(help="Evaluations side by side; by default what memory allows.", min=1),
+    typer.Option(help="Evaluations side by side; by default 1 on CPUs, else up to 8.", min=1),
 ]
 ChunkOption = Annotated[
     int | None,
@@ -80,7 +80,7 @@ def run_study(
       qsim run study.toml --coordinator 10.0.0.1:8476 --processes 2 --process 0
     """
     use_devices(devices or cores())
-    _join(coordinator, processes, process)
+    _join(coordinator, processes, process, plan=plan)
     from qsim.report import studies, study_folder
     from qsim.studies.study import read
 
@@ -107,7 +107,7 @@ def resume_study(
     Example: qsim resume out/floats
     """
     use_devices(devices or cores())
-    _join(coordinator, processes, process)
+    _join(coordinator, processes, process, plan=plan)
     from qsim.report import studies, study_folder
 
     study, how = study_folder.study_of(folder), _how(batch, chunk)
@@ -149,10 +149,9 @@ def study_report(
     """
     from qsim.report import study_folder
 
-    path = out or folder / "report.html"
-    study_folder.report(folder, path)
-    if open_it:
-        typer.launch(str(path))
+    written = study_folder.report(folder, out or folder / "report.html")
+    if open_it and written:
+        typer.launch(str(written[0]))
 
 
 @app.command("serve")
@@ -198,8 +197,10 @@ def _how(batch: int | None, chunk: int | None) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _join(coordinator: str | None, processes: int, process: int) -> None:
+def _join(coordinator: str | None, processes: int, process: int, *, plan: bool) -> None:
     """Take part in a run of several processes, if that is asked for."""
+    if coordinator is not None and plan:
+        raise ValueError("--plan is of one process: leave --coordinator out")
     if coordinator is not None:
         from qsim.sweeps import hosts
 

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import re
+import sys
 import threading
 import time
 import webbrowser
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from qsim.report.study_page import data_of, page_of, policy_of, render
-from qsim.studies.database import FILES
+from qsim.studies.database import FILES, Database
 
 __all__ = ["Live", "serve", "server_of"]
 
@@ -50,11 +51,16 @@ class Live:
         self.folder = folder
         self._lock = threading.Lock()
         self._version, self._data, self._rested = "", {}, 0.0
+        try:
+            self.page()
+        except ImportError as error:
+            raise ValueError("a page needs Jinja2: pip install 'jax-qsim[report]'") from error
         self._renew()
 
     def page(self) -> str:
         """The page, which asks for its data."""
-        return render(*page_of(self.folder), live=True)
+        with Database.open(self.folder) as database:
+            return render({**database.manifest, "conditions": {}}, [], live=True)
 
     def news(self, since: str) -> dict[str, Any]:
         """The version of the data, and the data if it is another than one that is known."""
@@ -136,6 +142,11 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     live: Live
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Browsers that leave are nothing to tell of."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def server_of(folder: Path, port: int = 0) -> ThreadingHTTPServer:

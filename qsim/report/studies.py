@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from qsim.report import picture
-from qsim.report.console import NO_PICTURE, require_used, show
-from qsim.report.study_folder import counts
+from qsim.report.console import NO_PICTURE, show
+from qsim.report.study_folder import counts, require_all_used
 from qsim.report.terminal import heat_map, result_table, summary
 from qsim.studies import export
 from qsim.studies.conditions import conditions, differing
@@ -40,7 +40,7 @@ def sweep(study: Study, *, out: Path | None, fresh: bool) -> int:
     """
     work = Work(study)
     if out is None:
-        require_used(work.evaluations[0].policy, work.subject)
+        require_all_used(work)
         results: list[Result] = []
         with _progress(len(work.evaluations)) as tell:
             for part in found(work, work.evaluations):
@@ -87,10 +87,10 @@ def run(study: Study, out: Path, *, mixed: bool, how: dict) -> int:
 
 def _run(work: Work, out: Path, *, fresh: bool, mixed: bool, how: dict) -> tuple[int, list[Result]]:
     """The exit code, and all results of the folder that are of this study."""
+    now = conditions() | {"float32_answers": work.answers}
+    require_all_used(work)
     if fresh:
         Database.discard(out)
-    now = conditions()
-    require_used(work.evaluations[0].policy, work.subject)
     with opened(work, out) as database, stopping() as stop:
         _require_same(database, now, mixed)
         for what in database.repaired:
@@ -131,7 +131,7 @@ def _require_same(database: Database, now: dict[str, str], mixed: bool) -> None:
 def _progress(total: int, done: int = 0) -> Iterator[Tell]:
     """What tells how many evaluations are done; a bar on the error stream."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

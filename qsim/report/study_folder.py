@@ -16,13 +16,21 @@ from qsim.studies.conditions import differing
 from qsim.studies.database import Database
 from qsim.studies.evaluations import Evaluation
 from qsim.studies.manifest import MANIFEST, read_manifest
-from qsim.studies.result import STATES, Result
+from qsim.studies.result import STATES, Result, key_of
 from qsim.studies.run import Work, pending, plans
 from qsim.studies.study import Study
 from qsim.sweeps.planner import Program
 from qsim.sweeps.store import replaced
 
-__all__ = ["counts", "plan", "report", "status", "study_of", "write_export"]
+__all__ = [
+    "counts",
+    "plan",
+    "report",
+    "require_all_used",
+    "status",
+    "study_of",
+    "write_export",
+]
 
 SUFFIXES = (".html", ".png", ".svg", ".pdf")
 
@@ -56,7 +64,7 @@ def plan(study: Study, folder: Path | None, how: Mapping[str, Any]) -> None:
     if folder is not None and (folder / MANIFEST).exists():
         with Database.open(folder) as database:
             left = pending(work, database)
-    require_used(work.evaluations[0].policy, work.subject)
+    require_all_used(work)
     began = time.perf_counter()
     with waiting("compiling"):
         made = [(group, each) for group, made in plans(work, left, **how) for each in made.programs]
@@ -66,9 +74,23 @@ def plan(study: Study, folder: Path | None, how: Mapping[str, Any]) -> None:
         _plan_table(made),
         Text(
             f"{len(left)} of {len(work.evaluations)} evaluations are left: {len(made)} programs, "
-            f"compiled in {_duration(spent)}, would run {_duration(sum(seconds))}"
+            f"compiled and tried in {_duration(spent)}, would run {_duration(sum(seconds))}"
         ),
     )
+
+
+def require_all_used(work: Work) -> None:
+    """Warns of rules that address nothing in a study's subject, wherever only formats differ.
+
+    Raises:
+        ValueError: if all rules of a policy do.
+    """
+    ways = {}
+    for each in work.evaluations:
+        point = {axis: v for axis, v in each.point.items() if axis in ("policy", "target", "path")}
+        ways.setdefault(key_of(point), each.policy)
+    for policy in ways.values():
+        require_used(policy, work.subject)
 
 
 def _plan_table(made: Sequence[tuple[list[Evaluation], Program]]) -> Table:
@@ -136,13 +158,16 @@ def counts(results: Sequence[Result], total: int) -> Table:
     return table
 
 
-def report(folder: Path, out: Path) -> None:
+def report(folder: Path, out: Path) -> list[Path]:
     """Show a study in the terminal, and write it as a page or as pictures.
 
     Args:
         folder: of the study.
         out: the page, ``.html``; or ``.png``, ``.svg`` or ``.pdf``, whose name without the suffix
             is that of a folder for pictures.
+
+    Returns:
+        The files that were written.
 
     Raises:
         ValueError: if the folder holds no study, for a file of another kind, if it cannot be
@@ -152,8 +177,9 @@ def report(folder: Path, out: Path) -> None:
         raise ValueError(f"--out {out} is no report: give a name that ends in {' '.join(SUFFIXES)}")
     manifest, results = study_page.page_of(folder)
     show(*study_figures.view(manifest, results))
-    for path in _written(out, manifest, results):
-        show(Text(str(path)))
+    written = list(_written(out, manifest, results))
+    show(*(Text(str(path)) for path in written))
+    return written
 
 
 def _written(out: Path, manifest: dict[str, Any], results: list[Result]) -> Iterator[Path]:

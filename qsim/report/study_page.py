@@ -15,6 +15,7 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,7 @@ def _hash(text: str) -> str:
     return f"'sha256-{digest}'"
 
 
+@cache
 def _asset(name: str) -> str:
     return (resources.files("qsim.report") / "templates" / name).read_text(encoding="utf-8")
 

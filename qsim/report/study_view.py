@@ -34,6 +34,7 @@ __all__ = [
 
 MORE_IS_BETTER = frozenset({"top1", "pearson"})
 LINEAR = {"bits_per_byte": ("loss", 1 / math.log(2))}  # sums of one measure are those of another
+LARGEST = 709.0  # whose exponential is still a number
 RESAMPLES = 1999
 COMPARISONS = 20_000  # at most, of a measure: all pairs of 141 configurations
 
@@ -55,7 +56,7 @@ class Configuration:
     measures: Mapping[str, float]
 
     @property
-    def facts(self) -> Mapping[str, int | None]:
+    def facts(self) -> Mapping[str, int | float | None]:
         """Those of its format."""
         return self.results[0].facts
 
@@ -182,11 +183,15 @@ def intervals(
     """The interval of a measure of each configuration; None where it has none."""
     if measure == "perplexity":  # e^loss grows with the loss, and so do an interval's ends
         return [
-            each and Interval(*(math.exp(end) for end in each))
+            each and Interval(*(_exp(end) for end in each))
             for each in intervals(found, "loss", manifest)
         ]
     drawn = _samples(found, measure, manifest)
     return [None if each is None else estimate(each) for each in drawn[:-1]]
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < LARGEST else math.inf
 
 
 def comparisons(

@@ -168,7 +168,7 @@ def result_table(rows: Sequence[Result], score: str) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in sorted(rows, key=lambda row: (row.facts["bits"], row.facts["exponent_bits"] or 0)):
         cells = [COLUMNS[measure][1](row.measures[measure]) for measure in measures]
-        table.add_row(row.spec, str(row.facts["bits"]), *cells, f"{1e3 * row.seconds:.0f}")
+        table.add_row(Text(row.spec), str(row.facts["bits"]), *cells, f"{1e3 * row.seconds:.0f}")
     return table
 
 
@@ -207,7 +207,7 @@ def heat_map(rows: Sequence[Result], measure: str) -> list[Table | Text]:
     if others:
         table = Table(pad_edge=False)
         for row in others:
-            table.add_column(row.spec, justify="right", no_wrap=True)
+            table.add_column(Text(row.spec), justify="right", no_wrap=True)
         table.add_row(*[_cell(row.measures[measure], colour) for row in others])
         parts += [Text(f"{title}: other formats"), table]
     return parts

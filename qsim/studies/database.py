@@ -222,13 +222,8 @@ class Database:
 
     def conditions(self) -> list[dict[str, str]]:
         """The distinct conditions of the results, in the order in which they were met."""
-        used = dict.fromkeys(
-            each.row.conditions.decode()
-            for each in tables.stored(self._connection, False)
-            if each.result is not None
-        )
         known = tables.records(self._connection)
-        return [json.loads(known[digest]) for digest in used if digest in known]
+        return [json.loads(known[each]) for each in tables.used(self._connection) if each in known]
 
     def quarantined(self) -> list[str]:
         """What has been set aside since the study began, or would be now, a line for each."""
@@ -294,13 +289,13 @@ def _rebuild(folder: Path, reason: str) -> str:
     tables.create(new)
     kept, known = _salvaged(aside)
     line = f"{reason}; {len(kept)} results could be read"
-    with contextlib.closing(tables.connect(new, "rw")) as connection:
-        with _transaction(connection, new):
-            for each in kept:
-                digest = each.row.conditions.decode()
-                _know(connection, digest, known[digest])
-                tables.insert(connection, each.row, each.blob)
-            connection.execute("INSERT INTO quarantine VALUES (?, ?)", (aside.name, line))
+    closing = contextlib.closing(tables.connect(new, "rw"))
+    with closing as connection, _transaction(connection, new):
+        for each in kept:
+            digest = each.row.conditions.decode()
+            _know(connection, digest, known[digest])
+            tables.insert(connection, each.row, each.blob)
+        connection.execute("INSERT INTO quarantine VALUES (?, ?)", (aside.name, line))
     for end in BESIDE[1:]:
         path.with_name(path.name + end).unlink(missing_ok=True)  # these would be read into the new
     new.replace(path)

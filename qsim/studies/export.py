@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,17 @@ def write(path: Path, results: Sequence[Result], manifest: Mapping[str, Any]) ->
         case ".csv":
             replaced(path, lambda temporary: temporary.write_text(_csv(rows), "utf-8", newline=""))
         case ".json":
-            text = json.dumps({"study": dict(manifest), "results": rows.to_pylist()}, indent=1)
+            plain = [{name: _plain(v) for name, v in row.items()} for row in rows.to_pylist()]
+            whole = {"study": dict(manifest), "results": plain}
+            text = json.dumps(whole, indent=1)
             replaced(path, lambda temporary: temporary.write_text(text + "\n", "utf-8"))
         case _:
             raise ValueError(f"{path} is no table; give a name that ends in {', '.join(KINDS)}")
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON has: infinities and NaN are words."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def safe(cell: Any) -> Any:
@@ -101,7 +109,8 @@ def dataset(results: Sequence[Result]) -> Any:
 
     Where all formats are plain floats, such as ``e4m3``, ``exponent_bits`` and ``mantissa_bits``
     take the place of ``format``. What is the same everywhere is an attribute, and what was not
-    evaluated is NaN.
+    evaluated is NaN. Where some results lack a coordinate, such as the seed of a rounding without
+    random bits, theirs is ``"none"``, or -1 among seeds.
 
     Raises:
         ImportError: without xarray, an extra.
@@ -112,6 +121,8 @@ def dataset(results: Sequence[Result]) -> Any:
         raise ValueError("there are no results yet")
     rows = table(results).to_pandas()
     axes = [axis for axis in AXES if axis in rows]
+    lacking = {axis: "none" for axis in axes} | ({"seed": -1} if "seed" in axes else {})
+    rows = rows.fillna(lacking)
     if "format" in axes and not on_the_map(results)[1]:
         axes = [*BITS, *axes[1:]]
     fixed = {axis: rows[axis].iloc[0] for axis in axes if rows[axis].nunique(dropna=False) == 1}

@@ -71,6 +71,11 @@ class Work:
         """The float32 answers."""
         return judge(self.subject)
 
+    @property
+    def answers(self) -> str:
+        """A digest of the float32 answers, which depend on the model's code too."""
+        return digest(np.asarray(self.reference.answers))
+
     def identity(self) -> dict[str, Any]:
         """What all results of a folder have in common, besides the conditions."""
         subject, study = self.subject, self.study
@@ -103,13 +108,14 @@ def opened(work: Work, folder: Path) -> Database:
     database = Database.open(folder, write=True)
     with contextlib.ExitStack() as closing:
         closing.callback(database.close)
-        asked = work.identity()
-        held = {name: database.manifest.get(name) for name in asked}
-        if found := list(differences(held, asked)):
+        mine = work.identity()
+        other = {name: database.manifest.get(name) for name in mine}
+        if found := list(differences(other, mine)):
             raise ValueError(
                 f"{folder} holds another study: {'; '.join(found[:3])}; choose another folder"
             )
-        database.describe(work.manifest())
+        asked, held = {each.key for each in work.evaluations}, database.keys()
+        database.describe(work.manifest() | {"total": len(asked.union(held))})
         closing.pop_all()
     return database
 

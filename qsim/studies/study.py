@@ -115,7 +115,7 @@ class Study:
         study = cls(
             name=_text("name", facts["name"]),
             subject=_text("subject", table.get("subject", "")),
-            batches=tuple(numbers("batches", table.get("batches", []))),
+            batches=tuple(dict.fromkeys(numbers("batches", table.get("batches", []), digits=6))),
             measures=_texts("measures", table.get("measures", [])),
             examples=_truth("examples", table.get("examples", True)),
             formats=_formats(axes, folder),
@@ -194,6 +194,8 @@ def _texts(key: str, given: Any) -> tuple[str, ...]:
     given = [given] if isinstance(given, str) else given
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise ValueError(f'{key} is {shown(given)}, no list of texts; write {key} = ["a", "b"]')
+    if key.startswith("axes.") and not given:
+        raise ValueError(f"{key} is empty: leave it out, or write values")
     return tuple(dict.fromkeys(given))
 
 
@@ -221,7 +223,7 @@ def _formats(axes: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
             raise ValueError(f"axes.{one} needs axes.{other}: a float has both")
     floats = [f"e{e}m{m}" for e in whole.get("exponents", []) for m in whole.get("mantissas", [])]
     specs = [*floats, *(f"int{bits}" for bits in whole.get("integers", []))]
-    named = _texts("axes.formats", axes.get("formats", []))
+    named = _texts("axes.formats", axes["formats"]) if axes.get("formats") else ()
     return tuple(dict.fromkeys(_format(spec, folder) for spec in [*specs, *named]))
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "readable",
     "records",
     "stored",
+    "used",
 ]
 
 BESIDE = ("", "-wal", "-shm")  # the files of a database
@@ -147,6 +148,14 @@ def records(connection: sqlite3.Connection) -> dict[str, str]:
             if sealed(record).hex() == digest.decode():
                 found[digest.decode()] = record.decode()
     return found
+
+
+def used(connection: sqlite3.Connection) -> list[str]:
+    """The digests of the conditions of results, in the order in which they were met."""
+    query = "SELECT conditions FROM results GROUP BY conditions ORDER BY min(number)"
+    with contextlib.suppress(*UNREADABLE):
+        return [digest.decode() for (digest,) in connection.execute(query)]
+    return []
 
 
 def _selected(connection: sqlite3.Connection, columns: str) -> Iterator[tuple]:

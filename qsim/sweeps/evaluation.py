@@ -112,12 +112,12 @@ def planned(
     policies: Sequence[Policy],
     *,
     seeds: Sequence[int] | None = None,
+    timed: bool = True,
     **how: Any,
 ) -> Plan:
     """How ``evaluate`` would run these policies, and how long that takes; see there."""
-    return _streamed(subject, policies, seeds, how).plan(
-        *_arguments(subject, reference), timed=True
-    )
+    streamed = _streamed(subject, policies, seeds, how)
+    return streamed.plan(*_arguments(subject, reference), timed=timed)
 
 
 def _streamed(

@@ -19,7 +19,7 @@ from jax.sharding import Sharding
 
 from qsim.numbers.records import shown
 
-__all__ = ["agreed", "join", "of_first", "several", "spread"]
+__all__ = ["agreed", "join", "least", "of_first", "several", "spread"]
 
 
 def join(coordinator: str, count: int, number: int) -> None:
@@ -77,6 +77,15 @@ def spread(tree: Any, sharding: Sharding) -> Any:
 def agreed(value: float, devices: Sequence[jax.Device]) -> float:
     """A number on which the processes of the devices agree: that of process 0."""
     return float(of_first(np.float32(value))) if several(devices) else value
+
+
+def least(value: int | None, devices: Sequence[jax.Device]) -> int | None:
+    """The least of the numbers that the processes of the devices have; None is more than any."""
+    if not several(devices):
+        return value
+    mine = np.float32(np.inf if value is None else value)
+    found = float(np.min(multihost_utils.process_allgather(mine)))
+    return None if np.isinf(found) else int(found)
 
 
 def of_first(array: Any) -> Any:

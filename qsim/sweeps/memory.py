@@ -54,7 +54,16 @@ def _sizes(file: str) -> dict[str, int]:
 def _of_container() -> Iterator[int]:
     for limit, used in CGROUPS.items():
         with contextlib.suppress(OSError, ValueError):  # there is none, or it is "max"
-            yield max(0, int(Path(limit).read_text()) - int(Path(used).read_text()))
+            taken = int(Path(used).read_text()) - _reclaimable(Path(used).with_name("memory.stat"))
+            yield max(0, int(Path(limit).read_text()) - taken)
+
+
+def _reclaimable(statistics: Path) -> int:
+    """The bytes of files that a container has read, and that the system can drop."""
+    with contextlib.suppress(OSError, ValueError):
+        found = dict(line.split() for line in statistics.read_text().splitlines())
+        return int(found.get("total_inactive_file", found.get("inactive_file", 0)))
+    return 0
 
 
 def _of_process() -> Iterator[int]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 
 from qsim.sweeps.execution import Executable, Group
+from qsim.sweeps.hosts import least
 from qsim.sweeps.memory import room
 from qsim.sweeps.plan import Layout, layout
 
@@ -122,7 +123,7 @@ def first(group: Group, wish: Wish) -> Size:
 def fitting(executable: Executable, wish: Wish) -> Size:
     """The size of an executable, or a smaller one where memory or its results ask for it."""
     how, most = executable.how, executable.most
-    limit = room(how.devices) if wish.memory is None else wish.memory
+    limit = least(room(how.devices) if wish.memory is None else wish.memory, how.devices)
     if limit is None:
         return Size(how, most)
     if wish.chunk is None:

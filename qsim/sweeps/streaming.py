@@ -7,6 +7,7 @@ again in halves; what was found before it stays.
 import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -53,14 +54,18 @@ class Stream:
         """The plan for arguments; compiles every program, for the stream itself as well.
 
         Args:
-            timed: whether one policy for each device is run, twice, to see how long it takes.
+            timed: whether one policy for each device is run, twice, to see how long it takes,
+                where that fits in memory.
         """
         arrays, rest = split_arguments(args, kwargs)
         programs = []
         for number in self._sizes:
             executable = self._executable(number, arrays, rest)
-            seconds = _seconds(executable, executable.spread(arrays)) if timed else None
-            programs.append(program(executable, self._wish, seconds))
+            known = program(executable, self._wish, None)
+            if timed and known.fits:
+                seconds = _seconds(executable, executable.spread(arrays))
+                known = replace(known, seconds=seconds)
+            programs.append(known)
         return Plan(tuple(programs))
 
     def __call__(self, *args, **kwargs) -> Iterator[Part]:
@@ -107,7 +112,7 @@ class Stream:
             raise error
         reason = str(error).partition("\n")[0]
         if several(how.devices):
-            raise type(error)(
+            raise RuntimeError(
                 f"out of memory on process {jax.process_index()}, on which the others wait: start "
                 f"again with a smaller batch or chunk than {how.batch} and {most * how.width} "
                 f"({reason})"
