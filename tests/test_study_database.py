@@ -1,7 +1,9 @@
 """The folder of a study: what was written is there, whatever happens to process and files."""
 
+import contextlib
 import math
 import random
+import sqlite3
 import subprocess
 import sys
 import time
@@ -196,6 +198,45 @@ def test_rows_of_somebody_else_are_set_aside(tmp_path):
     with Database.open(tmp_path) as database:
         assert len(database.quarantined()) == 3
         assert "checksum" in " ".join(database.quarantined())
+
+
+def test_a_repair_that_was_stopped_begins_again(tmp_path, monkeypatch):
+    expected = written(tmp_path, 5)
+    path = tmp_path / "results.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE more (one TEXT)")
+    connection.close()
+    monkeypatch.setattr(
+        "qsim.studies.tables.insert", lambda *_: (_ for _ in ()).throw(OSError("no"))
+    )
+    with pytest.raises(OSError, match="no"):
+        Database.open(tmp_path, write=True)
+    monkeypatch.undo()
+    assert (tmp_path / "results.rebuilt.sqlite").exists()
+    with Database.open(tmp_path, write=True) as database:
+        assert len(database.repaired) == 1
+    assert read(tmp_path) == expected
+
+
+def test_a_file_that_is_busy_is_not_damaged(tmp_path, monkeypatch):
+    expected = written(tmp_path, 5)
+    monkeypatch.setattr("qsim.studies.tables.WAIT", 0.1)
+    with contextlib.closing(sqlite3.connect(tmp_path / "results.sqlite")) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(OSError, match="locked"):
+            Database.open(tmp_path, write=True)
+    assert read(tmp_path) == expected and not list(tmp_path.glob("*corrupt*"))
+
+
+def test_conditions_that_are_damaged_are_no_conditions(tmp_path):
+    written(tmp_path, 3)
+    with contextlib.closing(sqlite3.connect(tmp_path / "results.sqlite")) as connection, connection:
+        connection.execute("UPDATE conditions SET record = '{}'")
+    with Database.open(tmp_path) as database:
+        assert database.conditions() == [] and len(database.quarantined()) == 3
+    with Database.open(tmp_path, write=True) as database:
+        assert database.keys() == []
 
 
 def test_other_tables_are_none_of_ours(tmp_path):

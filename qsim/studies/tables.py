@@ -40,6 +40,7 @@ UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError, OverflowError)
 DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 ROW = "number, key, record, conditions, checksum"
 MAX_CELL = 2**27  # bytes
+WAIT = 10.0  # seconds for others, before a file is given up as busy
 MAX_ERRORS = 1000  # places that cannot be read, before the rest is given up
 
 
@@ -49,7 +50,7 @@ MAX_ERRORS = 1000  # places that cannot be read, before the rest is given up
 def connect(path: Path, mode: str) -> sqlite3.Connection:
     """A connection; the mode is one of SQLite's, ``ro``, ``rw`` or ``rwc``."""
     uri = f"{path.resolve().as_uri()}?mode={mode}"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10)
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=WAIT)
     with contextlib.ExitStack() as failed:
         failed.callback(connection.close)
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_CELL)
