@@ -97,3 +97,30 @@ def test_readme_maps_the_folders():
         and any(child.is_file() for child in path.rglob("*"))
     }
     assert mapped == present
+
+
+FORBIDDEN = {
+    "pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "marshal",
+    "shelve",
+    "torch.load",
+}
+SOURCES = sorted(
+    path for folder in ("qsim", "models", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_nothing_that_is_read_is_run(path):
+    """No pickle, and no text as code: what a file says is data."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = {ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
+    assert not calls & {"eval", "exec", "compile", "__import__", "os.system"}
+    assert not any(within(name, each) for name in imported(path) for each in FORBIDDEN)
+    keywords = [k for n in ast.walk(tree) if isinstance(n, ast.Call) for k in n.keywords]
+    assert not [k for k in keywords if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"]
+    assert not [k for k in keywords if k.arg == "shell" and ast.unparse(k.value) != "False"]

@@ -1,6 +1,7 @@
 """Results as tables: Arrow, files of several kinds, pandas, and xarray with named axes."""
 
 import csv
+import importlib
 import io
 import json
 import math
@@ -143,6 +144,6 @@ def _csv(rows: pa.Table) -> str:
 
 def _imported(package: str) -> Any:
     try:
-        return __import__(package)
+        return importlib.import_module(package)
     except ImportError as error:
         raise ImportError(f"{package} is an extra: pip install 'jax-qsim[tables]'") from error
