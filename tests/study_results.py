@@ -116,7 +116,11 @@ def manifest(found: Sequence[Result], **more: object) -> dict:
         "reference": measured(base, base["loss"].sum() / (EXAMPLES * LABELS)),
         "reference_examples": {name: sums.tolist() for name, sums in base.items()},
         "counts": [LABELS] * EXAMPLES,
-        "study": {"name": "floats", "axes": {"formats": ["e4m3"], "roundings": []}},
+        "study": {
+            "name": "floats",
+            "subject": "models.byte_lm:subject",
+            "axes": {"formats": ["e4m3"]},
+        },
         "conditions": {"jax": "0.10.2", "xla_flags": ""},
         **more,
     }

@@ -71,7 +71,7 @@ MISTAKES = [
     ),
     (
         ["sweep", SUBJECT, "--policy", ".*nowhere.* weights={}"],
-        "addresses anything in spiral: 'qsim sites' shows its paths and roles",
+        "addresses anything in spiral: 'qsim sites PACKAGE",
     ),
     (["sweep", SUBJECT, "--out", "/proc/qsim"], "cannot write to /proc/qsim"),
     (["show", "e4m3", "--out", "e4m3.jpeg"], "is no picture; give a name that ends in .png or"),

@@ -38,7 +38,7 @@ def result(n: int, **changed) -> Result:
     measures = {"loss": source.normal(), "kl": [math.nan, math.inf, -0.0, 5e-324][n % 4]}
     examples = {"loss": source.normal(size=7).astype(np.float32), "kl": np.float32([np.nan] * 3)}
     return Result(
-        point={"format": f"e4m{n}", "target": '<"\u2028\n', "seed": n},
+        point={"format": f"e4m{n}", "target": '<"\u00e9&\\n', "seed": n},
         facts=facts,
         measures=measures,
         seconds=0.25,

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -269,6 +270,45 @@ def test_what_fails_is_told_and_the_rest_goes_on(tmp_path):
         ("e5m10 pairwise", "failed"),
     }
     assert "failed" in said and "4 failed: ValueError: " in ran("status", tmp_path / "out")
+
+
+@pytest.mark.ci
+def test_the_study_of_the_docs(tmp_path):
+    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    module, study = re.findall(r"```(?:python|toml)\n(.*?)```", page, re.S)[:2]
+    (tmp_path / "my_model.py").write_text(module)
+    (tmp_path / "study.toml").write_text(study)
+    words, out = ["run", tmp_path / "study.toml", "--out", tmp_path / "out"], tmp_path / "out"
+    assert "to compile 8 programs" in ran(*words, "--plan", path=tmp_path) and not out.exists()
+    ran(*words, path=tmp_path)
+    assert "Pareto front" in ran("report", out) and (out / "report.html").stat().st_size > 100_000
+    assert "left │ 0" in " ".join(ran("status", out).split()).replace("left │ 0 ", "left │ 0")
+    ran("export", out, "--out", tmp_path / "table.csv")
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + len(results(out))
+
+
+@pytest.mark.ci
+def test_what_a_model_raises_is_a_result_and_no_traceback(tmp_path):
+    text = (ROOT / "tests" / "own_subject.py").read_text()
+    broken = f"""{text}
+
+def broken():
+    from types import SimpleNamespace
+    found, seen = subject(), []
+
+    def apply(variables, inputs):
+        seen.append(1)
+        if len(seen) > 3:
+            raise KeyError("lost")
+        return found.apply(variables, inputs)
+
+    return SimpleNamespace(**(found._asdict() | {{"apply": apply}}))
+"""
+    (tmp_path / "broken.py").write_text(broken)
+    (tmp_path / "study.toml").write_text(SMALL.replace(SUBJECT, "broken:broken"))
+    words = ["run", tmp_path / "study.toml", "--out", tmp_path / "out"]
+    said = ran(*words, path=tmp_path, code=1)
+    assert "KeyError: 'lost'" in said
 
 
 @pytest.mark.ci

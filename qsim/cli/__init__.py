@@ -16,11 +16,21 @@ def main() -> None:
     """
     try:
         app()
-    except (ValueError, TypeError, RuntimeError, MemoryError, OSError) as error:
+    except Exception as error:
         if os.environ.get("QSIM_DEBUG"):
             raise
-        print(f"qsim: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"qsim: {_said(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("qsim: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _said(error: Exception) -> str:
+    """An error in a line; one that is not ours has its name, and where to see more of it."""
+    from qsim.numbers.records import printable
+
+    text = printable(" ".join(str(error).split()))
+    if isinstance(error, (ValueError, TypeError, RuntimeError, MemoryError, OSError)):
+        return text
+    return f"{type(error).__name__}: {text} (QSIM_DEBUG=1 in the environment shows where)"

@@ -105,6 +105,8 @@ def load(file: str | os.PathLike) -> dict[str, Entry]:
     Fraction(6, 1)
     """
     try:
+        if Path(file).is_fifo():
+            raise ValueError("it is a pipe, no file")
         entries = read(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot read {file}: {error.strerror or error}") from None

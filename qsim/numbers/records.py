@@ -15,6 +15,7 @@ __all__ = [
     "last_place",
     "log2",
     "power",
+    "printable",
     "require",
     "require_booleans",
     "require_integers",
@@ -149,6 +150,15 @@ class Format:
     def nan_code(self) -> int | None:
         """The canonical NaN; None without NaNs."""
         return None
+
+
+def printable(text: str) -> str:
+    """A text without what terminals take for commands, and what no file can hold.
+
+    >>> printable("a\x1b[31mb")
+    'a\ufffd[31mb'
+    """
+    return "".join(each if each.isprintable() else "\ufffd" for each in text)
 
 
 def shown(value: object) -> str:

@@ -160,8 +160,8 @@ def require_used(chosen: Policy, subject: Subject) -> None:
     unused = [explained.rules[n] for n in explained.unused]
     if len(unused) == len(explained.rules):
         raise ValueError(
-            f"no rule of {'; '.join(unused)!r} addresses anything in {subject.name}: "
-            "'qsim sites' shows its paths and roles"
+            f"no rule of {'; '.join(unused)!r} addresses anything in {subject.name}: 'qsim sites "
+            "PACKAGE.MODULE:SUBJECT' shows its paths and roles; a path matches as a whole, '.*name'"
         )
     for rule in unused:
         show(Text(f"rule {rule!r} addresses nothing in {subject.name}", style="yellow"))

@@ -72,7 +72,7 @@ def _norm(distances: Sequence[float]):
     from matplotlib.colors import LogNorm
 
     positive = [far for far in distances if np.isfinite(far) and far > 0] or [1.0]
-    low, high = min(positive), max(positive)
+    low, high = (min(max(each, 1e-300), 1e300) for each in (min(positive), max(positive)))
     return LogNorm(vmin=low, vmax=high if high > low else 10 * low)
 
 

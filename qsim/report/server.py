@@ -21,6 +21,7 @@ from typing import Any
 
 from qsim.report.study_page import data_of, page_of, policy_of, render
 from qsim.studies.database import FILES, Database
+from qsim.studies.description import described
 
 __all__ = ["Live", "serve", "server_of"]
 
@@ -60,7 +61,7 @@ class Live:
     def page(self) -> str:
         """The page, which asks for its data."""
         with Database.open(self.folder) as database:
-            return render({**database.manifest, "conditions": {}}, [], live=True)
+            return render({**described(database), "conditions": {}}, [], live=True)
 
     def news(self, since: str) -> dict[str, Any]:
         """The version of the data, and the data if it is another than one that is known."""
@@ -108,7 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_ours(self) -> bool:
         port = self.server.server_address[1]
-        return self.headers.get("Host", "") in (f"{HOST}:{port}", f"localhost:{port}")
+        asked = self.headers.get_all("Host", [])
+        return asked in ([f"{HOST}:{port}"], [f"localhost:{port}"])
 
     def _made(self, kind: str, make: Callable[[], str]) -> None:
         try:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from qsim.report import picture
 from qsim.report.console import NO_PICTURE, show
+from qsim.report.study_figures import failures
 from qsim.report.study_folder import counts, require_all_used
 from qsim.report.terminal import heat_map, result_table, summary
 from qsim.studies import export
@@ -77,7 +78,7 @@ def run(study: Study, out: Path, *, mixed: bool, how: dict) -> int:
             follow(work, **how)
         return 0
     code, results = _run(work, out, fresh=False, mixed=mixed, how=how)
-    show(counts(results, len(work.evaluations)))
+    show(counts(results, len(work.evaluations)), *map(Text, failures(results)))
     show(Text(f"{out}: qsim report {out} draws it, qsim export {out} writes tables"))
     return code
 

@@ -25,10 +25,11 @@ from qsim.report.study_view import (
 from qsim.studies.result import Result
 from qsim.sweeps.scores import SCORES
 
-__all__ = ["draw", "draw_accuracy", "draw_layers", "progress", "sides", "view"]
+__all__ = ["draw", "draw_accuracy", "draw_layers", "failures", "progress", "sides", "view"]
 
 MARKS = "os^DvP*X"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A00", "#444444")
+SOME = 6  # formats that are named
 LABELS = 24  # marks beyond so many have no label
 
 
@@ -61,8 +62,21 @@ def view(manifest: Mapping[str, Any], results: Sequence[Result]) -> list[Table |
         parts += [Text(name, style="bold")] * bool(name)
         parts += terminal.heat_map([each.mean for each in some], headline)
     for measure in dict.fromkeys([headline, SCORES[manifest["score"]].distance]):
-        parts.append(_front_table(found, measure, manifest))
-    return parts
+        if front(found, measure):
+            parts.append(_front_table(found, measure, manifest))
+    return parts + [Text(line, style="red") for line in failures(results)]
+
+
+def failures(results: Sequence[Result]) -> list[str]:
+    """What failed and why, a line for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for result in results:
+        if result.error:
+            reasons.setdefault(result.error, []).append(result.spec)
+    return [
+        f"{len(specs)} failed ({', '.join(list(dict.fromkeys(specs))[:SOME])}): {error}"
+        for error, specs in reasons.items()
+    ]
 
 
 def progress(manifest: Mapping[str, Any], results: Sequence[Result]) -> str:
@@ -141,8 +155,10 @@ def draw_accuracy(path: Any, manifest: Mapping[str, Any], found: Sequence[Config
     measure = measures_of(manifest)[0]
     known = [each for each in found if each.state == "done" and each.facts.get("bits")]
     figure, axis = _figure(9.0, 5.0)
+    spread = intervals(known, measure, manifest)
+    reach = {each.label: one for each, one in zip(known, spread, strict=True)}
     for place, (name, some) in enumerate(sides(known).items()):
-        _with_intervals(axis, manifest, some, measure, place, name)
+        _with_intervals(axis, some, reach, measure, place, name)
     best = front(known, measure)
     bits = [each.facts["bits"] for each in best]
     axis.step(bits, [each.measures[measure] for each in best], "k-", where="post", linewidth=0.8)
@@ -157,11 +173,11 @@ def draw_accuracy(path: Any, manifest: Mapping[str, Any], found: Sequence[Config
     _finish(figure, axis, path, manifest["name"])
 
 
-def _with_intervals(axis, manifest, some, measure: str, place: int, name: str) -> None:
+def _with_intervals(axis, some, spread, measure: str, place: int, name: str) -> None:
     values = [each.measures[measure] for each in some]
     reach = [
         (0.0, 0.0) if each is None else (max(0.0, value - each.low), max(0.0, each.high - value))
-        for value, each in zip(values, intervals(some, measure, manifest), strict=True)
+        for value, each in zip(values, [spread[each.label] for each in some], strict=True)
     ]
     axis.errorbar(
         [each.facts["bits"] for each in some],

@@ -14,6 +14,7 @@ from qsim.report.console import NO_PICTURE, require_used, show, waiting
 from qsim.studies import export
 from qsim.studies.conditions import differing
 from qsim.studies.database import Database
+from qsim.studies.description import described
 from qsim.studies.evaluations import Evaluation
 from qsim.studies.manifest import MANIFEST, read_manifest
 from qsim.studies.result import STATES, Result, key_of
@@ -43,6 +44,8 @@ def study_of(folder: Path) -> Study:
     """
     if (manifest := read_manifest(folder)) is None:
         raise ValueError(f"{folder} holds no study: it has no {MANIFEST}")
+    if "study" not in manifest:
+        raise ValueError(f"{folder} holds no study that qsim run has made: choose another folder")
     return Study.of(manifest["study"])
 
 
@@ -67,14 +70,21 @@ def plan(study: Study, folder: Path | None, how: Mapping[str, Any]) -> None:
     require_all_used(work)
     began = time.perf_counter()
     with waiting("compiling"):
-        made = [(group, each) for group, made in plans(work, left, **how) for each in made.programs]
+        made, failed = [], []
+        for group, found in plans(work, left, **how):
+            if isinstance(found, str):
+                failed.append(f"{len(group)} will fail ({_shared(group)}): {found}")
+            else:
+                made += [(group, each) for each in found.programs]
     spent = time.perf_counter() - began
-    seconds = [program.seconds for _, program in made if program.seconds is not None]
+    seconds = sum(program.seconds or 0.0 for _, program in made)
     show(
         _plan_table(made),
+        *(Text(line, style="red") for line in failed),
         Text(
-            f"{len(left)} of {len(work.evaluations)} evaluations are left: {len(made)} programs, "
-            f"compiled and tried in {_duration(spent)}, would run {_duration(sum(seconds))}"
+            f"{len(left)} of {len(work.evaluations)} evaluations are left, about "
+            f"{_duration(spent + seconds)}: {_duration(spent)} to compile {len(made)} programs, "
+            f"and {_duration(seconds)} to run them"
         ),
     )
 
@@ -135,13 +145,11 @@ def _duration(seconds: float) -> str:
 def status(folder: Path) -> None:
     """Show how far a study is, what failed, and what its results depend on."""
     with Database.open(folder) as database:
-        manifest, results = database.manifest, database.results()
+        manifest, results = described(database), database.results()
         bad, met = database.quarantined(), database.conditions()
     show(Text(f"{manifest['name']}: {manifest['subject']}", style="bold"))
     show(counts(results, manifest["total"]))
-    for error in dict.fromkeys(result.error for result in results if result.error):
-        count = sum(result.error == error for result in results)
-        show(Text(f"{count} failed: {error}"))
+    show(*(Text(line) for line in study_figures.failures(results)))
     for what in bad:
         show(Text(f"quarantined: {what}"))
     for other in met[1:]:
@@ -203,5 +211,5 @@ def _written(out: Path, manifest: dict[str, Any], results: list[Result]) -> Iter
 def write_export(folder: Path, path: Path) -> None:
     """Write the results of a study as a table, whose kind is that of the file's name."""
     with Database.open(folder) as database:
-        export.write(path, database.results(), database.manifest)
+        export.write(path, database.results(), described(database))
     show(Text(str(path)))

@@ -38,6 +38,7 @@ from qsim.report.study_view import (
 )
 from qsim.report.terminal import COLUMNS
 from qsim.studies.database import Database
+from qsim.studies.description import described
 from qsim.studies.result import STATES, Result
 from qsim.sweeps.scores import SCORES
 
@@ -78,7 +79,9 @@ def page_of(folder: Path) -> tuple[dict[str, Any], list[Result]]:
     with Database.open(folder) as database:
         met, bad = database.conditions(), database.quarantined()
         results = database.results(examples=True)
-        manifest = dict(database.manifest)
+        manifest = described(database)
+    measures = {*SCORES[manifest["score"]].measures}
+    shown = [each for each in results if not each.measures or each.measures.keys() == measures]
     names = dict.fromkeys(name for each in met for name in each)
     conditions = {
         name: " or ".join(dict.fromkeys(each.get(name, "unknown") or "none" for each in met))
@@ -86,7 +89,9 @@ def page_of(folder: Path) -> tuple[dict[str, Any], list[Result]]:
     }
     if bad:
         conditions["quarantined"] = f"{len(bad)} damaged rows or files, which are not shown"
-    return {**manifest, "conditions": conditions}, results
+    if len(shown) < len(results):
+        conditions["left out"] = f"{len(results) - len(shown)} results with other measures"
+    return {**manifest, "conditions": conditions}, shown
 
 
 def render(manifest: Mapping[str, Any], results: Sequence[Result], *, live: bool = False) -> str:

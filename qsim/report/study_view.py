@@ -34,6 +34,7 @@ __all__ = [
 
 MORE_IS_BETTER = frozenset({"top1", "pearson"})
 LINEAR = {"bits_per_byte": ("loss", 1 / math.log(2))}  # sums of one measure are those of another
+EVERYWHERE = ".*"  # as a path
 LARGEST = 709.0  # whose exponential is still a number
 RESAMPLES = 1999
 COMPARISONS = 20_000  # at most, of a measure: all pairs of 141 configurations
@@ -149,9 +150,13 @@ def written(measure: str, value: float) -> str:
 
 
 def front(found: Sequence[Configuration], measure: str) -> list[Configuration]:
-    """The Pareto front of bits and a measure, fewest bits first."""
+    """The Pareto front of bits and a measure, fewest bits first; of those that round everywhere.
+
+    What rounds one layer is as good as it likes: it costs the bits of all others.
+    """
     sign = -1 if measure in MORE_IS_BETTER else 1
-    known = [each for each in found if each.state == "done" and each.facts.get("bits")]
+    whole = [each for each in found if each.point.get("path", EVERYWHERE) == EVERYWHERE]
+    known = [each for each in whole if each.state == "done" and each.facts.get("bits")]
     ordered = sorted(known, key=lambda each: (each.facts["bits"], sign * each.measures[measure]))
     kept: list[Configuration] = []
     for each in ordered:
@@ -228,6 +233,10 @@ def _samples(
         _sums([result.examples for result in each.results], measure, reference) for each in found
     ]
     stacks.append(_sums([reference], measure, reference))
+    counts = manifest.get("counts")
+    length = len(counts) if counts else max((len(each) for each in reference.values()), default=0)
+    if length:  # those of other data cannot be compared
+        stacks = [each if each is None or each.shape[-1] == length else None for each in stacks]
     kept = [n for n, stack in enumerate(stacks) if stack is not None]
     drawn: list[Sample | None] = [None] * len(stacks)
     if not kept or stacks[kept[0]].shape[-1] < 2:  # type: ignore[union-attr]

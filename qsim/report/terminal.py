@@ -188,11 +188,11 @@ def heat_map(rows: Sequence[Result], measure: str) -> list[Table | Text]:
     """The exponent x mantissa map of the plain float formats, and a strip of all others."""
     floats, others = on_the_map(rows)
     title = measure.replace("_", " ")
-    colour = _scale([row.measures[measure] for row in rows])
+    colour = _scale([row.measures[measure] for row in rows if measure in row.measures])
     parts: list[Table | Text] = []
     if floats:
         by_bits = {
-            (row.facts["exponent_bits"], row.facts["mantissa_bits"]): row.measures[measure]
+            (row.facts["exponent_bits"], row.facts["mantissa_bits"]): row.measures.get(measure)
             for row in floats
         }
         mantissas = sorted({mantissa for _, mantissa in by_bits})
@@ -208,7 +208,7 @@ def heat_map(rows: Sequence[Result], measure: str) -> list[Table | Text]:
         table = Table(pad_edge=False)
         for row in others:
             table.add_column(Text(row.spec), justify="right", no_wrap=True)
-        table.add_row(*[_cell(row.measures[measure], colour) for row in others])
+        table.add_row(*[_cell(row.measures.get(measure), colour) for row in others])
         parts += [Text(f"{title}: other formats"), table]
     return parts
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from qsim.numbers.records import printable
 from qsim.studies import tables
 from qsim.studies.lock import locked
 from qsim.studies.manifest import (
@@ -229,7 +230,9 @@ class Database:
         """What has been set aside since the study began, or would be now, a line for each."""
         try:
             query = "SELECT what, reason FROM quarantine"
-            before = [b": ".join(found).decode() for found in self._connection.execute(query)]
+            before = [
+                printable(b": ".join(found).decode()) for found in self._connection.execute(query)
+            ]
         except (sqlite3.Error, ValueError, TypeError):
             before = []
         return before + [": ".join(_said(each)) for each in self._bad()]
@@ -263,8 +266,8 @@ class Database:
 
 def _said(each: Stored) -> tuple[str, str]:
     """What was damaged, and how."""
-    key = each.row.key
-    return key[:200].decode(errors="replace") if isinstance(key, bytes) else "", each.reason
+    key = each.row.key if isinstance(each.row.key, bytes) else b""
+    return printable(key[:200].decode(errors="replace")), printable(each.reason)
 
 
 def _know(connection: sqlite3.Connection, digest: str, record: str) -> None:

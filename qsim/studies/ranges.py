@@ -32,7 +32,7 @@ def numbers(name: str, given: Any, digits: int = 2) -> list[int]:
         raise ValueError(f"{name} is {shown(given)}, no range; write 2-8 or 2,4,6")
     found: list[int] = []
     for part in filter(None, text.split(",")):
-        match = re.fullmatch(rf"(\d{{1,{digits}}})(?:-(\d{{1,{digits}}}))?", part)
+        match = re.fullmatch(rf"([0-9]{{1,{digits}}})(?:-([0-9]{{1,{digits}}}))?", part)
         if not match or int(match[2] or match[1]) < int(match[1]) or len(found) > MOST:
             raise ValueError(f"{name} {shown(given)} is no range; write 2-8 or 2,4,6")
         found += range(int(match[1]), int(match[2] or match[1]) + 1)

@@ -24,6 +24,7 @@ STATES = {
     "failed": "there are no measures: the program could not be made, or did not run",
 }
 Coordinate = str | int
+WITHOUT = {"exponent_bits": None, "mantissa_bits": None}
 
 
 def key_of(point: Mapping[str, Coordinate]) -> str:
@@ -87,7 +88,7 @@ class Result:
 def on_the_map(results: Sequence[Result]) -> tuple[list[Result], list[Result]]:
     """Those of floats that exponent and mantissa bits alone describe, and all others."""
     plain = [
-        result.spec == "e{exponent_bits}m{mantissa_bits}".format(**result.facts)
+        result.spec == "e{exponent_bits}m{mantissa_bits}".format(**WITHOUT | dict(result.facts))
         for result in results
     ]
     floats = [result for result, is_plain in zip(results, plain, strict=True) if is_plain]

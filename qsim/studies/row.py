@@ -14,7 +14,10 @@ __all__ = ["Row", "blob_of", "examples_of", "result_of", "row_of", "sealed"]
 VERSION = b"qsim study 1"  # part of every checksum
 MAX_TEXT = 2**20  # bytes of a key or a record
 MAX_BLOB = 2**26
+MAX_NAME = 2**12  # letters of a coordinate
 KNOWN = frozenset(AXES)
+FACTS = frozenset(("bits", "exponent_bits", "mantissa_bits"))
+NUMBERS = frozenset((int, float, type(None)))
 KINDS = {"facts": dict, "measures": dict, "seconds": float, "batch": int, "error": str}
 
 
@@ -64,15 +67,25 @@ def result_of(row: Row) -> Result:
     {'loss': 0.1}
     """
     point, record = _point_and_record(row)
-    try:
-        if not all(type(record[name]) is kind for name, kind in KINDS.items()):
-            raise ValueError("its record has values of other kinds")
-        if not point.keys() <= KNOWN:
-            raise ValueError("its point has axes that no study has")
-        facts = {name: record[name] for name in KINDS}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"its record is none ({type(error).__name__}: {error})") from error
-    return Result(point=point, **facts)
+    found: dict[str, Any] = {name: record.get(name) for name in KINDS}
+    if not all(type(found[name]) is kind for name, kind in KINDS.items()):
+        raise ValueError("its record has values of other kinds")
+    if not all(map(_is_coordinate, point, point.values())):
+        raise ValueError("its point has axes or values that no study has")
+    facts, measures = found["facts"], found["measures"]
+    if not (facts.keys() <= FACTS and {*map(type, facts.values())} <= NUMBERS):
+        raise ValueError("its facts are none of a format")
+    if not ({*map(type, measures.values())} <= {float} and 0 < found["batch"] < 2**31):
+        raise ValueError("its measures are no numbers")
+    if not found["error"].isprintable():
+        raise ValueError("its error is no line of text")
+    return Result(point=point, **found)
+
+
+def _is_coordinate(axis: str, value: object) -> bool:
+    if axis == "seed":
+        return type(value) is int and 0 <= value < 2**32
+    return axis in KNOWN and type(value) is str and len(value) <= MAX_NAME and value.isprintable()
 
 
 def blob_of(result: Result) -> bytes:
@@ -87,6 +100,8 @@ def examples_of(row: Row, blob: bytes) -> dict[str, np.ndarray]:
         ValueError: if they are not as they were written.
     """
     _, record = _point_and_record(row)
+    if not {"blob", "examples"} <= record.keys():
+        raise ValueError("its record is none")
     if not isinstance(blob, bytes) or record["blob"] != (sealed(blob).hex() if blob else ""):
         raise ValueError("the checksum of its examples is another")
     sums = np.frombuffer(blob, "<f4").astype(np.float32)

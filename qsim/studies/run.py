@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from qsim.numbers.records import shown
+from qsim.numbers.records import printable, shown
 from qsim.simulate.policy import Policy
 from qsim.studies.database import Database
 from qsim.studies.evaluations import Evaluation, evaluations, facts_of
@@ -20,7 +20,7 @@ from qsim.studies.result import Result
 from qsim.studies.study import Study
 from qsim.sweeps.digest import digest
 from qsim.sweeps.evaluation import Judged, Reference, evaluate, judge, planned
-from qsim.sweeps.hosts import of_first
+from qsim.sweeps.hosts import OthersWait, of_first
 from qsim.sweeps.plan import grouped
 from qsim.sweeps.planner import Plan
 from qsim.sweeps.scores import SCORES
@@ -29,13 +29,6 @@ from qsim.sweeps.subject import Subject, load
 __all__ = ["Work", "follow", "found", "opened", "pending", "plans", "store"]
 
 MAX_ERROR = 300  # letters of what failed
-FAILURES = (
-    ValueError,
-    TypeError,
-    NotImplementedError,
-    MemoryError,
-    jax.errors.JaxRuntimeError,
-)
 
 
 @dataclass(frozen=True)
@@ -144,23 +137,29 @@ def found(work: Work, chosen: Sequence[Evaluation], **how: Any) -> Iterator[list
             for part in _judged(work, group, how):
                 left -= {judged.place for judged in part}
                 yield [_result(work, group[judged.place], judged) for judged in part]
-        except FAILURES as error:
-            said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:MAX_ERROR]
+        except OthersWait:
+            raise
+        except Exception as error:  # whatever a model's code raises
+            said = _failure(error)
             failed = [group[place] for place in sorted(left)]
             yield [Result(point=e.point, facts=facts_of(e.fmt), error=said) for e in failed]
 
 
+def _failure(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return printable(f"{type(error).__name__}: {text}"[:MAX_ERROR])
+
+
 def plans(
     work: Work, chosen: Sequence[Evaluation], **how: Any
-) -> Iterator[tuple[list[Evaluation], Plan]]:
-    """How ``found`` would run evaluations: those of one structure, and the plan for them.
-
-    Raises:
-        ValueError, TypeError, NotImplementedError: for what cannot be evaluated.
-    """
+) -> Iterator[tuple[list[Evaluation], Plan | str]]:
+    """How ``found`` would run evaluations of one structure: the plan, or why there is none."""
     for group in _alike(chosen) if chosen else ():
         policies, seeds = _policies(group)
-        yield group, planned(work.subject, work.reference, policies, seeds=seeds, **how)
+        try:
+            yield group, planned(work.subject, work.reference, policies, seeds=seeds, **how)
+        except Exception as error:  # whatever a model's code raises
+            yield group, _failure(error)
 
 
 def store(

@@ -33,7 +33,7 @@ from typing import Any
 
 from qsim.numbers.catalogue import load, short_name
 from qsim.numbers.modes import suggest
-from qsim.numbers.records import shown
+from qsim.numbers.records import printable, shown
 from qsim.numbers.specs import parse
 from qsim.studies.ranges import numbers
 
@@ -49,6 +49,8 @@ DEFAULTS = {
     "scales": ("absmax",),
 }
 RANGES = ("exponents", "mantissas", "integers")
+OF_STUDY = ("axes", "name", "subject", "batches", "measures", "examples")
+OF_AXES = (*RANGES, "formats", "policies", *MODES, "accumulators", "seeds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,15 +103,14 @@ class Study:
         axes = table.get("axes", {})
         if not isinstance(axes, dict):
             raise ValueError("axes is no table: begin it with [axes]")
-        _require_known(table, ("axes", "name", "subject", "batches", "measures", "examples"), "")
-        known = (*RANGES, "formats", "policies", *MODES, "accumulators", "seeds")
-        _require_known(axes, known, "axes.")
+        _require_known(table, OF_STUDY, "")
+        _require_known(axes, OF_AXES, "axes.")
         if "policies" in axes and (said := [mode for mode in MODES if mode in axes]):
             raise ValueError(
                 f"axes.{said[0]} says what axes.policies says itself: leave it out, and write "
                 "modes into the rules, such as 'weights={} absmax stochastic:8'"
             )
-        texts = {key: _texts(f"axes.{key}", axes[key]) for key in known[4:-1] if key in axes}
+        texts = {key: _texts(f"axes.{key}", axes[key]) for key in OF_AXES[4:-1] if key in axes}
         modes = {} if "policies" in axes else DEFAULTS
         facts = {"name": name} | {key: table[key] for key in ("name",) if key in table}
         study = cls(
@@ -147,6 +148,8 @@ def read(path: Path) -> Study:
             message names the file, the key and the remedy.
     """
     try:
+        if path.is_fifo():
+            raise ValueError("it is a pipe, no file")
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES} bytes: a study file is short")
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -167,7 +170,11 @@ def read(path: Path) -> Study:
 def _require_known(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     for key in table:
         if key not in known:
-            raise ValueError(f"no key {where}{key[:40]}; {suggest(key[:40], list(known))}")
+            name = printable(key[:40])
+            if key in (OF_STUDY if where else OF_AXES):
+                place = "above" if where else "below"
+                raise ValueError(f"no key {where}{name}: write it {place} [axes]")
+            raise ValueError(f"no key {where}{name}; {suggest(name, list(known))}")
 
 
 def _require_formats(study: Study) -> None:
@@ -183,7 +190,7 @@ def _require_formats(study: Study) -> None:
 
 
 def _text(key: str, given: Any) -> str:
-    if not isinstance(given, str) or not given.strip():
+    if not isinstance(given, str) or not given.strip() or not given.isprintable():
         example = ' = "models.byte_lm:subject"' if key == "subject" else ' = "a text"'
         raise ValueError(f"{key} is {shown(given)}; write {key}{example}")
     return given
@@ -194,6 +201,8 @@ def _texts(key: str, given: Any) -> tuple[str, ...]:
     given = [given] if isinstance(given, str) else given
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise ValueError(f'{key} is {shown(given)}, no list of texts; write {key} = ["a", "b"]')
+    if not all(text.isprintable() for text in given):
+        raise ValueError(f"{key} is {shown(given)}, which has letters that cannot be printed")
     if key.startswith("axes.") and not given:
         raise ValueError(f"{key} is empty: leave it out, or write values")
     return tuple(dict.fromkeys(given))

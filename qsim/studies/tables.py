@@ -4,6 +4,7 @@ Nothing in the file is trusted: texts come as bytes, cells are bounded, and ever
 """
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -144,11 +145,17 @@ def stored(connection: sqlite3.Connection, examples: bool) -> Iterator[Stored]:
 def records(connection: sqlite3.Connection) -> dict[str, str]:
     """The records of conditions that are as they were written, by their digests."""
     found = {}
-    with contextlib.suppress(*UNREADABLE, TypeError):
+    with contextlib.suppress(*UNREADABLE, TypeError, ValueError, RecursionError):
         for digest, record in connection.execute("SELECT digest, record FROM conditions"):
-            if sealed(record).hex() == digest.decode():
+            if sealed(record).hex() == digest.decode() and _is_of_texts(json.loads(record)):
                 found[digest.decode()] = record.decode()
     return found
+
+
+def _is_of_texts(record: object) -> bool:
+    """Whether a value has texts by name, which can be printed."""
+    texts = [*record, *record.values()] if isinstance(record, dict) else [record]
+    return all(isinstance(text, str) and text.isprintable() for text in texts)
 
 
 def used(connection: sqlite3.Connection) -> list[str]:

@@ -19,7 +19,11 @@ from jax.sharding import Sharding
 
 from qsim.numbers.records import shown
 
-__all__ = ["agreed", "join", "least", "of_first", "several", "spread"]
+__all__ = ["OthersWait", "agreed", "join", "least", "of_first", "several", "spread"]
+
+
+class OthersWait(RuntimeError):
+    """This process cannot go on, and the others wait for it: the run is over."""
 
 
 def join(coordinator: str, count: int, number: int) -> None:

@@ -1,5 +1,6 @@
 """Files of results: folders that can be written to, tables that say what they were made with."""
 
+import contextlib
 import json
 import os
 import tempfile
@@ -48,4 +49,5 @@ def replaced(path: Path, write: Callable[[Path], Any]) -> None:
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

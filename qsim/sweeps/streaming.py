@@ -14,7 +14,7 @@ import jax
 
 from qsim.simulate.jaxprs import split_arguments
 from qsim.sweeps.execution import Executable, Group
-from qsim.sweeps.hosts import agreed, several
+from qsim.sweeps.hosts import OthersWait, agreed, several
 from qsim.sweeps.memory import is_out_of_memory
 from qsim.sweeps.plan import require_positive
 from qsim.sweeps.planner import Plan, Wish, first, fitting, program
@@ -112,7 +112,7 @@ class Stream:
             raise error
         reason = str(error).partition("\n")[0]
         if several(how.devices):
-            raise RuntimeError(
+            raise OthersWait(
                 f"out of memory on process {jax.process_index()}, on which the others wait: start "
                 f"again with a smaller batch or chunk than {how.batch} and {most * how.width} "
                 f"({reason})"

@@ -90,7 +90,7 @@ def found_at(name: str, kind: str, example: str, attribute_of: str) -> Any:
         return found()
     except FileNotFoundError:
         raise  # says itself what is missing
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{name}() fails: {_named(error)}") from error
 
 
@@ -100,12 +100,12 @@ def _import(name: str):
         sys.path.append(here)  # last, so that nothing here shadows an installed module
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         hint = "; the bundled models are in a checkout" if name.startswith("models.") else ""
         raise ValueError(f"cannot import {name}: {_named(error)}{hint}") from error
 
 
-def _named(error: Exception) -> str:
+def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 

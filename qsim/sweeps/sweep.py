@@ -48,7 +48,9 @@ def sweep(
         devices: the devices to share the policies out over; by default all local ones.
 
     The returned function takes ``fn``'s arguments and returns its result with a leading axis, a
-    row for each policy in the given order. A policy that diverges has its NaN in its own row.
+    row for each policy in the given order. A policy that diverges has its NaN in its own row. What
+    no policy touches is computed once for all; native float sums in it may differ in their last
+    bits from those of a program simulated alone.
 
     Raises:
         ValueError: for no policies, or a batch below 1.

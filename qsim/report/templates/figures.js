@@ -188,17 +188,17 @@ const SHAPES = [
 /** Points {x, y, low, high, series, label, front, tip, choose} on an axis of whole numbers. */
 function points({ items, xTitle, yTitle, names, more, width }) {
   const [w, ht] = [Math.max(300, width), Math.min(440, Math.max(300, width * 0.62))];
-  const [left, right, top, bottom] = [64, w - 14, 14, ht - 46];
+  const [left, right, top, bottom] = [84, w - 14, 14, ht - 46];
   const xs = [...new Set(items.map((item) => item.x))].sort((a, b) => a - b);
   const unit = (right - left) / (xs.at(-1) - xs[0] + 1);
   const x = (value) => left + (value - xs[0] + 0.5) * unit;
   const y = axisOf(items.map((item) => item.y), bottom, top, more);
-  spread(items, x, unit);
+  spread(items, x, xs, more);
   const svg = s("svg", { viewBox: `0 0 ${w} ${ht}`, class: "plot", role: "group", "aria-label": `${yTitle} against ${xTitle}; arrow keys go from mark to mark` });
   const every = Math.ceil(26 / unit);
   for (const tick of y.ticks) svg.append(s("path", { class: "grid", d: `M${left} ${y.at(tick)}H${right}` }),
     s("text", { x: left - 8, y: y.at(tick) + 4, "text-anchor": "end" }, short(tick)));
-  for (const tick of xs.filter((value) => (value - xs[0]) % every === 0)) svg.append(
+  for (const tick of xs.filter((value) => Number.isInteger(value) && (value - Math.ceil(xs[0])) % every === 0)) svg.append(
     s("text", { x: x(tick), y: bottom + 18, "text-anchor": "middle" }, tick));
   svg.append(s("path", { class: "axis", d: `M${left} ${top}V${bottom}H${right}` }),
     s("text", { class: "title", x: (left + right) / 2, y: ht - 8, "text-anchor": "middle" }, xTitle),
@@ -210,13 +210,15 @@ function points({ items, xTitle, yTitle, names, more, width }) {
     y.skewed ? h("p", { class: "note" }, "The vertical axis is logarithmic away from the best value.") : null);
 }
 
-/** Marks of the same bits lie side by side, so that their intervals do not cover each other. */
-function spread(items, x, unit) {
+/** Of marks of the same bits the best is at its place, and the others lie to the right of it, so that
+    their intervals do not cover each other. */
+function spread(items, x, xs, more) {
   const columns = Map.groupBy(items, (item) => item.x);
   for (const [value, some] of columns) {
-    some.sort((a, b) => a.y - b.y);
-    const step = Math.min(9, (0.8 * unit) / some.length);
-    some.forEach((item, n) => { item.at = x(value) + (n - (some.length - 1) / 2) * step; });
+    some.sort((a, b) => (more ? b.y - a.y : a.y - b.y));
+    const next = xs[xs.indexOf(value) + 1] ?? value + 1;
+    const step = Math.min(6, (0.75 * (x(next) - x(value))) / some.length);
+    some.forEach((item, n) => { item.at = x(value) + n * step; });
   }
   items.sort((a, b) => a.x - b.x || a.y - b.y);
 }

@@ -92,7 +92,8 @@ function strip(others, n, scale) {
 function front(some, n, more) {
   const kept = new Set(), sign = more ? -1 : 1;
   let best = Infinity;
-  const known = some.filter((each) => each.state === "done" && each.facts.bits && each.values[n] !== null);
+  const whole = some.filter((each) => (each.point.path ?? ".*") === ".*"); // one layer alone costs the bits of all others
+  const known = whole.filter((each) => each.state === "done" && each.facts.bits && each.values[n] !== null);
   for (const each of known.sort((a, b) => a.facts.bits - b.facts.bits || sign * (a.values[n] - b.values[n]))) {
     if (sign * each.values[n] < best) { kept.add(each.n); best = sign * each.values[n]; }
   }
