@@ -187,7 +187,7 @@ def serve(
     """
     with server_of(folder, port) as made:
         address = f"http://{HOST}:{made.server_address[1]}/"
-        told(address)
+        told(f"{address}  (Ctrl-C stops)")
         if open:
             webbrowser.open(address)
         try:

@@ -29,6 +29,7 @@ __all__ = ["draw", "draw_accuracy", "draw_layers", "failures", "progress", "side
 
 MARKS = "os^DvP*X"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A00", "#444444")
+FAR = 1e100  # as far as is drawn
 SOME = 6  # formats that are named
 LABELS = 24  # marks beyond so many have no label
 
@@ -161,22 +162,22 @@ def draw_accuracy(path: Any, manifest: Mapping[str, Any], found: Sequence[Config
         _with_intervals(axis, some, reach, measure, place, name)
     best = front(known, measure)
     bits = [each.facts["bits"] for each in best]
-    axis.step(bits, [each.measures[measure] for each in best], "k-", where="post", linewidth=0.8)
+    axis.step(bits, [_drawn(each, measure) for each in best], "k-", where="post", linewidth=0.8)
     for each in best[:LABELS]:
-        at = (each.facts["bits"], each.measures[measure])
+        at = (each.facts["bits"], _drawn(each, measure))
         axis.annotate(
             each.label, at, (4, 4), textcoords="offset points", fontsize=7, parse_math=False
         )
-    _scale(axis.set_yscale, [each.measures[measure] for each in known])
+    _scale(axis.set_yscale, [_drawn(each, measure) for each in known])
     axis.set_xlabel("bits per value, scales of blocks included")
     axis.set_ylabel(title(measure)).set_parse_math(False)
     _finish(figure, axis, path, manifest["name"])
 
 
 def _with_intervals(axis, some, spread, measure: str, place: int, name: str) -> None:
-    values = [each.measures[measure] for each in some]
+    values = [_drawn(each, measure) for each in some]
     reach = [
-        (0.0, 0.0) if each is None else (max(0.0, value - each.low), max(0.0, each.high - value))
+        (0.0, 0.0) if each is None else (_reach(value - each.low), _reach(each.high - value))
         for value, each in zip(values, [spread[each.label] for each in some], strict=True)
     ]
     axis.errorbar(
@@ -206,7 +207,7 @@ def draw_layers(path: Any, manifest: Mapping[str, Any], found: Sequence[Configur
     for place, fmt in enumerate(dict.fromkeys(each.mean.spec for each in known)):
         some = [each for each in known if each.mean.spec == fmt]
         axis.plot(
-            [each.measures[measure] for each in some],
+            [_drawn(each, measure) for each in some],
             [paths.index(str(each.point.get("path", "all of it"))) for each in some],
             MARKS[place % len(MARKS)],
             color=COLOURS[place % len(COLOURS)],
@@ -217,9 +218,18 @@ def draw_layers(path: Any, manifest: Mapping[str, Any], found: Sequence[Configur
     for text in axis.get_yticklabels():
         text.set_parse_math(False)
     axis.invert_yaxis()
-    _scale(axis.set_xscale, [each.measures[measure] for each in known])
+    _scale(axis.set_xscale, [_drawn(each, measure) for each in known])
     axis.set_xlabel(title(measure)).set_parse_math(False)
     _finish(figure, axis, path, manifest["name"])
+
+
+def _drawn(each: Configuration, measure: str) -> float:
+    """A value within what axes can reach."""
+    return min(max(each.measures[measure], -FAR), FAR)
+
+
+def _reach(distance: float) -> float:
+    return min(max(distance, 0.0), FAR)
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:

@@ -120,6 +120,7 @@ def render(manifest: Mapping[str, Any], results: Sequence[Result], *, live: bool
         live=live,
         manifest=manifest,
         progress=study_figures.progress(manifest, results),
+        failures=study_figures.failures(results),
         reference=_reference(manifest),
         conditions=_conditions(manifest),
         picture=None if live else _picture(manifest, results),
