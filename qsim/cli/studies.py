@@ -81,13 +81,10 @@ def run_study(
     """
     use_devices(devices or cores())
     _join(coordinator, processes, process, plan=plan)
-    from qsim.report import studies, study_folder
     from qsim.studies.study import read
 
-    study, folder, how = read(file), out or Path("out") / file.stem, _how(batch, chunk)
-    if plan:
-        return study_folder.plan(study, folder, how)
-    raise typer.Exit(studies.run(study, folder, mixed=allow_mixed, how=how))
+    folder = out or Path("out") / file.stem
+    _run(read(file), folder, plan=plan, mixed=allow_mixed, batch=batch, chunk=chunk)
 
 
 @app.command("resume")
@@ -108,12 +105,9 @@ def resume_study(
     """
     use_devices(devices or cores())
     _join(coordinator, processes, process, plan=plan)
-    from qsim.report import studies, study_folder
+    from qsim.report.study_folder import study_of
 
-    study, how = study_folder.study_of(folder), _how(batch, chunk)
-    if plan:
-        return study_folder.plan(study, folder, how)
-    raise typer.Exit(studies.run(study, folder, mixed=allow_mixed, how=how))
+    _run(study_of(folder), folder, plan=plan, mixed=allow_mixed, batch=batch, chunk=chunk)
 
 
 @app.command("status")
@@ -192,9 +186,15 @@ def export_study(
     study_folder.write_export(folder, out or folder / "results.parquet")
 
 
-def _how(batch: int | None, chunk: int | None) -> dict[str, Any]:
-    given = {"batch": batch, "chunk": chunk}
-    return {name: value for name, value in given.items() if value is not None}
+def _run(study: Any, folder: Path, *, plan: bool, mixed: bool, **given: int | None) -> None:
+    """Run a study in a folder, or show how it would run."""
+    from qsim.report import studies, study_folder
+
+    how = {name: value for name, value in given.items() if value is not None}
+    if plan:
+        study_folder.plan(study, folder, how)
+    else:
+        raise typer.Exit(studies.run(study, folder, mixed=mixed, how=how))
 
 
 def _join(coordinator: str | None, processes: int, process: int, *, plan: bool) -> None:

@@ -218,7 +218,7 @@ def comparisons(
     for baseline in baselines[: max(2, COMPARISONS // max(1, len(known)))]:
         held = drawn[-1 if baseline is None else baseline]
         assert held is not None
-        told = iter(against([drawn[n] for n in known], held))  # type: ignore[misc]
+        told = iter(against([each for each in drawn[:-1] if each is not None], held))
         each = [next(told) if one is not None else None for one in drawn[:-1]]
         compared.append(Comparison(baseline=baseline, intervals=each))
     return compared
@@ -233,17 +233,15 @@ def _samples(
         _sums([result.examples for result in each.results], measure, reference) for each in found
     ]
     stacks.append(_sums([reference], measure, reference))
+    known = {n: stack for n, stack in enumerate(stacks) if stack is not None}
     counts = manifest.get("counts")
-    length = len(counts) if counts else max((len(each) for each in reference.values()), default=0)
-    if length:  # those of other data cannot be compared
-        stacks = [each if each is None or each.shape[-1] == length else None for each in stacks]
-    kept = [n for n, stack in enumerate(stacks) if stack is not None]
+    length = len(counts) if counts else max((each.shape[-1] for each in known.values()), default=0)
+    alike = {n: stack for n, stack in known.items() if stack.shape[-1] == length}
     drawn: list[Sample | None] = [None] * len(stacks)
-    if not kept or stacks[kept[0]].shape[-1] < 2:  # type: ignore[union-attr]
-        return drawn
-    resampled = samples([stacks[n] for n in kept], manifest.get("counts"), resamples=RESAMPLES)
-    for n, sample in zip(kept, resampled, strict=True):
-        drawn[n] = sample
+    if alike and length > 1:  # of one example there is no interval
+        resampled = samples(list(alike.values()), counts, resamples=RESAMPLES)
+        for n, sample in zip(alike, resampled, strict=True):
+            drawn[n] = sample
     return drawn
 
 
