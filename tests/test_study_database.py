@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import random
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from qsim.studies.database import Database
+from qsim.studies.lock import writer as writer_of
 from qsim.studies.result import Result
 from tests.limited import SMALL_FILES, limited
 from tests.unchecked import unchecked
@@ -126,6 +128,13 @@ def test_a_study_is_discarded_and_nothing_else(tmp_path):
 def read_again(folder: Path) -> set[str]:
     with Database.create(folder, MANIFEST) as database:
         return set(database.keys())
+
+
+def test_who_reads_is_told_of_the_writer(tmp_path):
+    assert writer_of(tmp_path) is None
+    with Database.create(tmp_path, MANIFEST):
+        assert writer_of(tmp_path).startswith(f"process {os.getpid()} since ")
+    assert writer_of(tmp_path) is None
 
 
 def test_a_second_writer_is_told_of_the_first(tmp_path):

@@ -5,6 +5,7 @@ and seeds. Matplotlib is an extra, imported where it is used.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ __all__ = ["draw", "draw_accuracy", "draw_layers", "failures", "progress", "side
 
 MARKS = "os^DvP*X"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A00", "#444444")
+MAPS = 6  # in a terminal
 FAR = 1e100  # as far as is drawn
 SOME = 6  # formats that are named
 LABELS = 24  # marks beyond so many have no label
@@ -59,9 +61,12 @@ def view(manifest: Mapping[str, Any], results: Sequence[Result]) -> list[Table |
     parts: list[Table | Text] = [Text(f"{manifest['name']}: {progress(manifest, results)}")]
     if reference := manifest.get("reference"):
         parts.append(Text(f"float32: {terminal.summary(reference, manifest['score'])}"))
-    for name, some in sides(found).items():
+    every = sides(found)
+    for name, some in list(every.items())[:MAPS]:
         parts += [Text(name, style="bold")] * bool(name)
         parts += terminal.heat_map([each.mean for each in some], headline)
+    if len(every) > MAPS:
+        parts.append(Text(f"{len(every) - MAPS} more maps are on the page", style="dim"))
     for measure in dict.fromkeys([headline, SCORES[manifest["score"]].distance]):
         if front(found, measure):
             parts.append(_front_table(found, measure, manifest))
@@ -132,7 +137,7 @@ def draw(
     found, score = configurations(results), SCORES[manifest["score"]]
     drawn = []
     for number, (name, some) in enumerate(sides(found).items()):
-        drawn.append(folder / f"map{number or ''}{suffix}")
+        drawn.append(folder / f"map{number or ''}{_slug(name)}{suffix}")
         heading = ", ".join(filter(None, (manifest["name"], name)))
         means = [each.mean for each in some]
         picture.heat_map(drawn[-1], means, score.headline, heading, distance=score.distance)
@@ -221,6 +226,11 @@ def draw_layers(path: Any, manifest: Mapping[str, Any], found: Sequence[Configur
     _scale(axis.set_xscale, [_drawn(each, measure) for each in known])
     axis.set_xlabel(title(measure)).set_parse_math(False)
     _finish(figure, axis, path, manifest["name"])
+
+
+def _slug(name: str) -> str:
+    """What a file's name has of a map's title."""
+    return "-" * bool(name) + re.sub(r"[^\w.+]+", "-", name)[:60].strip("-")
 
 
 def _drawn(each: Configuration, measure: str) -> float:

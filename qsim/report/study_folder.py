@@ -16,6 +16,7 @@ from qsim.studies.conditions import differing
 from qsim.studies.database import Database
 from qsim.studies.description import described
 from qsim.studies.evaluations import Evaluation
+from qsim.studies.lock import writer
 from qsim.studies.manifest import MANIFEST, read_manifest
 from qsim.studies.result import STATES, Result, key_of
 from qsim.studies.run import Work, pending, plans
@@ -148,6 +149,8 @@ def status(folder: Path) -> None:
         manifest, results = described(database), database.results()
         bad, met = database.quarantined(), database.conditions()
     show(Text(f"{manifest['name']}: {manifest['subject']}", style="bold"))
+    if (running := writer(folder)) is not None:
+        show(Text(f"being written by {running}"))
     show(counts(results, manifest["total"]))
     show(*(Text(line) for line in study_figures.failures(results)))
     for what in bad:

@@ -7,17 +7,18 @@ process that holds it, however that ends. The file stays, and says who holds the
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-__all__ = ["LOCK", "locked"]
+__all__ = ["LOCK", "locked", "writer"]
 
 LOCK = "lock"
 HOLDER = re.compile(rb"process \d{1,12} since [\d: -]{1,32}\n")
 # the folder may come from somebody else: a link, or a pipe that nobody writes to, is not opened
-OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     path = folder / LOCK
     try:
-        lock = os.open(path, OPEN, 0o600)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | CAREFUL, 0o600)
     except OSError as error:
         raise ValueError(f"cannot lock {path}: {error.strerror}; remove that file") from error
     try:
@@ -53,14 +54,38 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _take(lock: int, folder: Path) -> None:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)  # it may be held by ``writer``, for a moment
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        said = os.pread(lock, 80, 0)
-        holder = said.decode().strip() if HOLDER.fullmatch(said) else "another process"
         raise ValueError(
-            f"{folder} is being written by {holder}; wait for it or stop it"
+            f"{folder} is being written by {_holder(lock)}; wait for it or stop it"
         ) from error
     except OSError as error:
         raise ValueError(
             f"cannot lock {folder}: {error.strerror}; choose a folder of a local disk"
         ) from error
+
+
+def writer(folder: Path) -> str | None:
+    """Who writes to a folder, such as ``process 12 since 2026-01-01 10:00:00``; None if nobody."""
+    try:
+        lock = os.open(folder / LOCK, os.O_RDONLY | CAREFUL)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(lock)
+    except OSError:
+        return None
+    finally:
+        os.close(lock)
+    return None
+
+
+def _holder(lock: int) -> str:
+    said = os.pread(lock, 80, 0)
+    return said.decode().strip() if HOLDER.fullmatch(said) else "another process"
