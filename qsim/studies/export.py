@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from qsim.studies.result import AXES, Result, on_the_map
 from qsim.sweeps.store import replaced
 
-__all__ = ["FORMULA", "KINDS", "dataset", "frame", "safe", "table", "write"]
+__all__ = ["KINDS", "dataset", "frame", "safe", "table", "write"]
 
 FACTS = ("bits", "exponent_bits", "mantissa_bits")
 BITS = FACTS[1:]

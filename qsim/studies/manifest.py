@@ -17,11 +17,9 @@ from qsim.numbers.records import shown
 
 __all__ = [
     "MANIFEST",
-    "TEMPORARY",
     "differences",
     "read_manifest",
     "require_plain",
-    "sync",
     "unwritable",
     "write_manifest",
 ]
