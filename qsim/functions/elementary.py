@@ -60,6 +60,7 @@ LN2_HIGH, LN2_LOW = float.fromhex("0x1.62E300p-1"), float.fromhex("0x1.2FEFA2p-1
 LOG = (0.24279078841, 0.28498786688, 0.40000972152, 0.66666662693)
 TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
 LEAST = SINGLE.quantum  # the exponent of the smallest subnormal number; that of zero is lower
+MOST = 45000.0  # whose products with log2(e) are integers of 16 bits
 SMALL = 0.625  # up to which tanh is a polynomial
 ROOT_2_OVER_PI, CUBIC = 0.7978845608028654, 0.044715
 
@@ -135,7 +136,7 @@ def extended_exp(x: Operand) -> ScaledNumber:
     >>> exponent.tolist()
     [1443.0]
     """
-    x = jnp.clip(_single(x), -45000.0, 45000.0)
+    x = jnp.clip(_single(x), -MOST, MOST)
     n = jnp.round(x * LOG2_E)
     t = x
     for part in LN2_PARTS:
@@ -169,7 +170,7 @@ def log(x: Result) -> Result:
     f = jnp.where(low, m, m * 0.5) - 1.0
     s = f / (2.0 + f)
     z = s * s
-    rest = z * _horner(z, LOG)
+    rest = z * horner(z, LOG)
     half = f * f * 0.5
     result = n * LN2_HIGH - ((half - (s * (half + rest) + n * LN2_LOW)) - f)
     result = jnp.where(jnp.isinf(x), x, result)
@@ -226,7 +227,7 @@ def tanh(x: Result) -> Result:
     [-1.0, 0.0, 0.46211716532707214]
     """
     z = x * x
-    small = x + x * (z * _horner(z, TANH))
+    small = x + x * (z * horner(z, TANH))
     large = 1.0 - 2.0 / (exp(2.0 * jnp.abs(x)) + 1.0)
     return jnp.copysign(jnp.where(jnp.abs(x) < SMALL, small, large), x)
 
@@ -277,10 +278,10 @@ def _chosen(x: Result) -> Result:
 
 
 def _exp_near_zero(t: Result) -> Result:
-    return 1.0 + (t + t * t * _horner(t, EXP))
+    return 1.0 + (t + t * t * horner(t, EXP))
 
 
-def _horner(x: Result, coefficients: tuple[float, ...]) -> Result:
+def horner(x: Result, coefficients: tuple[float, ...]) -> Result:
     """A polynomial, from its highest coefficient down."""
     total = jnp.full_like(x, coefficients[0])
     for coefficient in coefficients[1:]:

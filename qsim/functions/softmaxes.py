@@ -1,11 +1,12 @@
-"""The softmax function by four programs, which differ in how they keep exponentials from overflow.
+"""The softmax function by programs that differ in how they keep exponentials from overflow.
 
 Each is a JAX function of float32 numbers, made of the steps of ``qsim.functions.elementary``; under
 ``qsim.simulate(fn, "all=bfloat16")`` every step is rounded.
 
 Sources: M. Dukhan and A. Ablavatski, The two-pass softmax algorithm, arXiv:2001.04438 (three and
 two passes); M. Milakov and N. Gimelshein, Online normalizer calculation for softmax,
-arXiv:1805.02867; J. R. Stevens et al., Softermax, arXiv:2103.09301 (base two).
+arXiv:1805.02867; J. R. Stevens et al., Softermax, arXiv:2103.09301 (base two). Compensated
+programs: ``qsim.functions.double_word``.
 """
 
 import operator
@@ -18,6 +19,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from qsim.functions import double_word
+from qsim.functions.double_word import DoubleWord
 from qsim.functions.elementary import LOG2_E, ScaledNumber, exp, exp2, extended_exp, scaled
 from qsim.numbers.modes import suggest
 from qsim.numbers.records import shown
@@ -26,10 +29,11 @@ from qsim.numbers.rounding import require_float, widen
 __all__ = ["SOFTMAXES", "softmax"]
 
 LOWEST = -100000.0  # an exponent below that of every exponential
+RUN = 8  # elements that are added up one after the other where nothing else is said
 
 
 def softmax(
-    x: Float[ArrayLike, "..."], *, axis: int = -1, how: str = "three_pass", lanes: int = 16
+    x: Float[ArrayLike, "..."], *, axis: int = -1, how: str = "three_pass", lanes: int | None = None
 ) -> Float[Array, "..."]:
     """``exp(x) / sum(exp(x))`` along an axis.
 
@@ -42,11 +46,16 @@ def softmax(
             - ``two_pass``: exponentials as significands and exponents, which cannot overflow;
             - ``base2``: as three passes, of two to the power of ``x log2(e)``;
             - ``online``: the maximum and the sum in one pass, in which the sum is scaled anew
-              wherever the maximum grows.
-        lanes: of ``two_pass`` and ``online``, how many sums there are, of which element k goes to
-            sum k modulo their number; they are joined two by two.
+              wherever the maximum grows;
+            - ``three_pass_compensated``, ``two_pass_compensated``: the programs of these names with
+              what roundings lose kept in a second number, so that results are within a unit in the
+              last place of exact ones, however long the rows.
+        lanes: of all but ``three_pass`` and ``base2``, how many sums there are, of which element k
+            goes to sum k modulo their number; they are joined two by two. By default there is one
+            for every eight elements.
 
     Elements of minus infinity give zero; a row of nothing else, and one with NaN or infinity, NaN.
+    Programs of two passes take numbers above 45,000 in magnitude for that.
 
     Raises:
         TypeError: for other numbers.
@@ -62,11 +71,12 @@ def softmax(
         raise ValueError(
             f"axis is {shown(axis)}, but the array has {x.ndim} axes: write one of them, such as -1"
         )
-    if not isinstance(lanes, int) or lanes < 1:
+    if lanes is not None and (not isinstance(lanes, int) or lanes < 1):
         raise ValueError(f"lanes is {shown(lanes)}, but there is at least one sum: write lanes=1")
-    if not x.shape[axis]:
+    if not x.size:
         return x
     rows = jnp.moveaxis(x, axis, 0)
+    lanes = -(-len(rows) // RUN) if lanes is None else min(lanes, len(rows))
     return jnp.moveaxis(SOFTMAXES[how](rows, lanes), 0, axis)
 
 
@@ -118,13 +128,62 @@ def _online(x: Array, lanes: int) -> Array:
     return exp(x - found.top) / found.total
 
 
-def _in_lanes(start: Callable, join: Callable, x: Array, lanes: int) -> Any:
+class ScaledWord(NamedTuple):
+    """The number ``significand * 2**exponent``, in three float32 arrays."""
+
+    significand: DoubleWord
+    exponent: Array
+
+
+def _three_pass_compensated(x: Array, lanes: int) -> Array:
+    """Three passes in which neither ``x - max`` nor a sum of exponentials is rounded."""
+
+    def start(differences: DoubleWord) -> DoubleWord:
+        one = _word(*differences)
+        return _scaled(one.significand, one.exponent)
+
+    differences = double_word.two_sum(x, -x.max(0))
+    total = _in_lanes(start, double_word.plus, differences, lanes)
+    one = _word(*differences)
+    return scaled(double_word.quotient(one.significand, total), one.exponent)
+
+
+def _two_pass_compensated(x: Array, lanes: int) -> Array:
+    def join(a: ScaledWord, b: ScaledWord) -> ScaledWord:
+        top = jnp.maximum(a.exponent, b.exponent)
+        kept = (_scaled(one.significand, one.exponent - top) for one in (a, b))
+        return ScaledWord(double_word.plus(*kept), top)
+
+    start = lambda x: _word(x, jnp.zeros_like(x))  # noqa: E731
+    one, total = start(x), _in_lanes(start, join, x, lanes)
+    result = double_word.quotient(one.significand, total.significand)
+    return scaled(result, one.exponent - total.exponent)
+
+
+def _word(x: Array, rest: Array) -> ScaledWord:
+    """Exponentials, that of minus infinity being zero, and that of infinity NaN."""
+    finite = jnp.isfinite(x)
+    m, n = double_word.exponential(x, jnp.where(finite, rest, 0.0))
+    masked = x == -jnp.inf
+    beyond = jnp.where(masked, 0.0, jnp.nan)
+    m = DoubleWord(jnp.where(finite, m.high, beyond), jnp.where(finite, m.low, 0.0))
+    return ScaledWord(m, jnp.where(masked, LOWEST, n))
+
+
+def _scaled(x: DoubleWord, exponent: Array) -> DoubleWord:
+    return DoubleWord(*(scaled(part, exponent) for part in x))
+
+
+def _in_lanes(start: Callable, join: Callable, x: Any, lanes: int) -> Any:
     """The elements joined one after the other in some sums, and these two by two."""
-    lanes = min(lanes, len(x))
-    absent = jnp.full((-len(x) % lanes, *x.shape[1:]), -jnp.inf)
-    steps = -(-len(x) // lanes)
-    rows = jnp.concatenate([x, absent]).reshape(steps, lanes, *x.shape[1:])
-    state, _ = lax.scan(lambda s, row: (join(s, start(row)), None), start(rows[0]), rows[1:])
+
+    def split(x: Array) -> Array:
+        absent = jnp.full((-len(x) % lanes, *x.shape[1:]), -jnp.inf)
+        return jnp.concatenate([x, absent]).reshape(-1, lanes, *x.shape[1:])
+
+    rows = jax.tree.map(split, x)
+    first, others = (jax.tree.map(operator.itemgetter(n), rows) for n in (0, slice(1, None)))
+    state, _ = lax.scan(lambda s, row: (join(s, start(row)), None), start(first), others)
     while lanes > 1:
         half, odd = lanes // 2, lanes % 2
         first, second, rest = (
@@ -141,4 +200,6 @@ SOFTMAXES = {
     "two_pass": _two_pass,
     "base2": _base2,
     "online": _online,
+    "three_pass_compensated": _three_pass_compensated,
+    "two_pass_compensated": _two_pass_compensated,
 }

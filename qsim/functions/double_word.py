@@ -1,0 +1,124 @@
+"""Numbers as unevaluated sums of two float32 numbers, of which the second is what the first lost.
+
+::
+
+    s, e = two_sum(a, b)         s = round(a + b),  s + e = a + b
+    fast_two_sum(a, b)           the same, where |a| >= |b|
+
+Operations of two such numbers keep all but some 2**-45 of a result. They are made of additions, and
+of products that are exact, which a compiler may fuse with additions without changing them.
+
+Sources: T. J. Dekker, A floating-point technique for extending the available precision, Numer.
+Math. 18, 1971; M. Joldes, J.-M. Muller and V. Popescu, Tight and rigorous error bounds for basic
+building blocks of double-word arithmetic, ACM TOMS 44(2), 2017 (the name).
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from qsim.functions.elementary import EXP, LN2_PARTS, LOG2_E, MOST, horner
+
+__all__ = ["DoubleWord", "exponential", "fast_two_sum", "plus", "quotient", "two_sum"]
+
+UPPER = 0xFFFFF000  # sign, exponent and the upper half of a significand, 12 bits
+Number = Float[Array, "..."]
+
+
+class DoubleWord(NamedTuple):
+    """The number ``high + low``, in which ``high`` is what the sum rounds to.
+
+    Attributes:
+        high, low: float32 arrays.
+    """
+
+    high: Array
+    low: Array
+
+
+def two_sum(a: Number, b: Number) -> DoubleWord:
+    """A sum, and what its rounding lost.
+
+    >>> two_sum(jnp.float32(1), jnp.float32(2**-30)).low == 2**-30
+    Array(True, dtype=bool)
+    """
+    high = a + b
+    of_b = high - a
+    return DoubleWord(high, (a - (high - of_b)) + (b - of_b))
+
+
+def fast_two_sum(a: Number, b: Number) -> DoubleWord:
+    """``two_sum`` for ``|a| >= |b|``.
+
+    >>> fast_two_sum(jnp.float32(1), jnp.float32(2**-30)).low == 2**-30
+    Array(True, dtype=bool)
+    """
+    high = a + b
+    return DoubleWord(high, b - (high - a))
+
+
+def plus(a: DoubleWord, b: DoubleWord) -> DoubleWord:
+    """The sum of two numbers of the same sign.
+
+    >>> one = DoubleWord(jnp.float32(1), jnp.float32(2**-30))
+    >>> [float(part) for part in plus(one, one)] == [2, 2**-29]
+    True
+    """
+    high, error = two_sum(a.high, b.high)
+    return fast_two_sum(high, error + (a.low + b.low))
+
+
+def quotient(a: DoubleWord, b: DoubleWord) -> Number:
+    """``a / b`` in float32: the quotient of the first words, and its residual divided once more.
+
+    >>> third = quotient(*(DoubleWord(jnp.float32(n), jnp.float32(0)) for n in (1, 3)))
+    >>> float(third) == 11184811 * 2**-25
+    True
+    """
+    first = a.high / b.high
+    upper, lower = _halves(first)
+    residual = a.high
+    for half in _halves(b.high):
+        residual = residual - upper * half
+    for half in _halves(b.high):
+        residual = residual - lower * half
+    return first + ((residual + a.low) - first * b.low) / b.high
+
+
+def exponential(x: Number, rest: Number) -> tuple[DoubleWord, Number]:
+    """``exp(x + rest)`` as a significand and an exponent, which cannot overflow.
+
+    Args:
+        x: float32, up to 45,000 in magnitude; beyond, as at the end of that range.
+        rest: float32, at most half a unit in the last place of ``x``.
+
+    Returns:
+        The significand, between 0.7 and 1.42, its relative error below 2**-24; and the exponent, an
+        integer in float32. The steps are those of ``qsim.functions.extended_exp``, with its source.
+
+    >>> significand, exponent = exponential(jnp.float32(1000), jnp.float32(0))
+    >>> float(exponent)
+    1443.0
+    """
+    x = jnp.clip(x, -MOST, MOST)
+    n = jnp.round(x * LOG2_E)
+    t = x
+    for part in LN2_PARTS[:2]:
+        t = t - n * part  # exact
+    for part in LN2_PARTS[2:]:
+        t, lost = two_sum(t, -(n * part))
+        rest = rest + lost
+    # a constant that a compiler knows it would add to another one, although sums are rounded
+    one = lax.optimization_barrier(jnp.ones_like(t))
+    high, lost = fast_two_sum(one, t)
+    curve = t * t * horner(t, EXP)
+    return fast_two_sum(high, lost + (curve + rest * (high + curve))), n
+
+
+def _halves(x: Number) -> DoubleWord:
+    """Numbers whose products with each other are exact."""
+    bits = lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(UPPER)
+    upper = lax.bitcast_convert_type(bits, jnp.float32)
+    return DoubleWord(upper, x - upper)
