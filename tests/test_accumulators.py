@@ -3,8 +3,9 @@
 import itertools
 import math
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -258,3 +259,53 @@ def test_softfloat_agrees(bits, rounding):
         found = np.asarray(matmul(a, b, f"{fmt} {rounding}{words}", formats=(fmt, fmt)))
         equal = found.view(np.uint32) == expected.view(np.uint32)
         assert (equal | (np.isnan(found) & np.isnan(expected))).all(), words
+
+
+# --- native sums --------------------------------------------------------------------------------
+
+
+def in_binary16(a, b, size):
+    """Groups of products added up exactly, and the sums so far rounded by NumPy."""
+    total = np.zeros((len(a), b.shape[1]), np.float16)
+    for start in range(0, a.shape[1], size or max(a.shape[1], 1)):
+        part = slice(start, start + (size or a.shape[1]))
+        group = a[:, part].astype(np.float64) @ b[part].astype(np.float64)
+        total = (total.astype(np.float64) + group).astype(np.float16)
+    return total.astype(np.float32)
+
+
+@pytest.mark.t1
+@pytest.mark.every(3)
+@pytest.mark.parametrize("formats", [None, ("e4m3", "e4m3"), ("e4m3", "e8m23")])
+@pytest.mark.parametrize("size", [0, 1, 3, 32, 64])
+@pytest.mark.parametrize("count", SIZES)
+def test_native_sums_that_no_order_rounds_are_the_exact_ones(count, size, formats):
+    rng = np.random.default_rng(count)
+    shapes = (5, count), (count, 7)
+    a, b = (rng.integers(-15, 16, shape).astype(np.float32) for shape in shapes)
+    a[:, : count // 2] *= np.float32(-0.0) if count == 3 else 1
+    text = f"e5m10 ieee native group{size}" if size else "e5m10 ieee native"
+    run = partial(matmul, accumulator=text, formats=formats)
+    expected = in_binary16(a, b, size)
+    assert same(run(a, b), expected)
+    assert same(jax.jit(run)(a, b), expected)
+    assert same(jax.vmap(run)(a[None], b[None])[0], expected)
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("fmt", ["e4m3", "e5m2", "bfloat16"])
+def test_native_sums_are_added_in_float32(fmt):
+    rng = np.random.default_rng(1)
+    shapes = (17, 1000), (1000, 33)
+    a, b = (
+        np.array(qsim.quantize(rng.standard_normal(shape).astype(np.float32), fmt))
+        for shape in shapes
+    )
+    real = a.astype(np.float64) @ b.astype(np.float64)
+    bound = np.abs(a).astype(np.float64) @ np.abs(b).astype(np.float64) * 2**-24
+    for formats in (None, (fmt, fmt)):
+        found = np.asarray(matmul(a, b, "binary32 native", formats=formats), np.float64)
+        assert (np.abs(found - real) <= 32 * bound).all()
+    a[0, 0], a[1, 0] = np.inf, np.nan
+    found = np.asarray(matmul(a, b, "binary32 native", formats=(fmt, fmt)))
+    assert np.isinf(found[0]).all() and np.isnan(found[1]).all() and np.isfinite(found[2:]).all()

@@ -109,12 +109,14 @@ class Steps:
         products: the extent of products before they are rounded.
         key: for stochastic rounding; each operation folds in its number.
         least: the exponents of the smallest normal numbers of either operand's format.
+        narrow: whether operands are numbers of bfloat16, none subnormal, in float32.
     """
 
     how: Accumulation
     products: Extent
     key: Key | None = None
     least: tuple[Any, Any] = (LOWEST, LOWEST)
+    narrow: bool = False
 
     @property
     def carrier(self) -> Carrier:

@@ -19,7 +19,7 @@ from qsim.arithmetic.extents import Extent
 from qsim.arithmetic.orders import summed, zero
 from qsim.numbers.formats import Float as FloatFormat
 from qsim.numbers.formats import Format
-from qsim.numbers.grid import CARRIERS, word
+from qsim.numbers.grid import CARRIERS, Carrier, word
 from qsim.numbers.random_bits import Key
 from qsim.numbers.rounding import require_float, widen
 from qsim.numbers.specs import format_of
@@ -30,6 +30,7 @@ AT_ONCE = ("pairwise", "tree")  # orders that have all products of a chunk at on
 TILE = 1 << 17  # elements of a result that are added up together, which a cache holds
 NATIVE_TILE = 1 << 20  # for which the back end's own product is at its best
 PRODUCTS = 1 << 24  # products that are there together
+BFLOAT16 = Carrier("bfloat16", 16, 7, 127)
 
 
 def matmul(
@@ -71,7 +72,9 @@ def matmul(
         if not isinstance(accumulator, Accumulator):
             accumulator = Accumulator.parse(accumulator)
         accumulator = Accumulation.of(accumulator, a.dtype.name)
-    return _as_matrices(a, b, accumulator, least, key, extents=extents)
+    # of these formats alone, as no extent of a sweep is: the order of native sums hangs on it
+    narrow = accumulator.carrier == "float32" and (extents[0] | extents[1]).is_normal_in(BFLOAT16)
+    return _as_matrices(a, b, accumulator, least, key, extents=extents, narrow=narrow)
 
 
 def _of_operands(formats, a: Array) -> tuple[tuple[Extent, Extent], tuple[int, int]]:
@@ -86,8 +89,8 @@ def _of_operands(formats, a: Array) -> tuple[tuple[Extent, Extent], tuple[int, i
     return (Extent.of(first), Extent.of(second)), (least[0], least[1])
 
 
-@partial(jax.jit, static_argnames=("extents",))
-def _as_matrices(a: Array, b: Array, how: Accumulation, least, key, *, extents) -> Array:
+@partial(jax.jit, static_argnames=("extents", "narrow"))
+def _as_matrices(a: Array, b: Array, how: Accumulation, least, key, **static) -> Array:
     """``accumulated``, where vectors and batches are as in ``jnp.matmul``."""
     out = jax.eval_shape(jnp.matmul, a, b)
     rows = a[None] if a.ndim == 1 else a
@@ -97,11 +100,11 @@ def _as_matrices(a: Array, b: Array, how: Accumulation, least, key, *, extents) 
         jnp.broadcast_to(x, (*batch, *x.shape[-2:])).reshape(math.prod(batch), *x.shape[-2:])
         for x in (rows, columns)
     )
-    found = accumulated(rows, columns, how, extents=extents, least=least, key=key)
+    found = accumulated(rows, columns, how, least=least, key=key, **static)
     return found.reshape(out.shape)
 
 
-@partial(jax.jit, static_argnames=("extents",))
+@partial(jax.jit, static_argnames=("extents", "narrow"))
 def accumulated(
     a: Float[Array, "batch m k"],
     b: Float[Array, "batch k n"],
@@ -110,6 +113,7 @@ def accumulated(
     extents: tuple[Extent, Extent],
     least: tuple[Array | int, Array | int] = (LOWEST, LOWEST),
     key: Key | None = None,
+    narrow: bool = False,
 ) -> Float[Array, "batch m n"]:
     """``a @ b`` for operands in the carrier, added up as an accumulation does.
 
@@ -119,27 +123,29 @@ def accumulated(
         extents: of the values of ``a`` and ``b``.
         least: the exponents of the smallest normal numbers of their formats.
         key: for stochastic rounding.
+        narrow: whether native sums may take operands for numbers of bfloat16, none subnormal; they
+            differ from those of float32 operands in their order.
     """
-    return _straight_through(extents, a, b, how, least, key)
+    return _straight_through(extents, narrow, a, b, how, least, key)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _straight_through(extents, a, b, how: Accumulation, least, key):
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _straight_through(extents, narrow, a, b, how: Accumulation, least, key):
     products = extents[0] * extents[1]
     if how.multiplier is not None:
         products = how.multiplier.extent(products, CARRIERS[how.carrier])
-    steps = Steps(how, products, key, least)
+    steps = Steps(how, products, key, least, narrow)
     left = jnp.moveaxis(a, 2, 0)[..., None]  # [k, batch, m, 1]
     right = jnp.moveaxis(b, 1, 0)[:, :, None]  # [k, batch, 1, n]
     return canonical(_by_tiles(partial(_chunked, steps), left, right, steps))
 
 
 @_straight_through.defjvp
-def _jvp(extents, primals, tangents):
+def _jvp(extents, narrow, primals, tangents):
     a, b, how, least, key = primals
     real = partial(jnp.matmul, precision="highest")
     tangent = jax.jvp(real, (a, b), tangents[:2])[1]
-    return _straight_through(extents, a, b, how, least, key), tangent
+    return _straight_through(extents, narrow, a, b, how, least, key), tangent
 
 
 def canonical(x: Array) -> Array:
