@@ -4,8 +4,8 @@ Matrix products of E4M3 values, in an accumulator of binary16 where nothing else
 that are slow multiply some of the rows only; all are compared by multiply-accumulates per second.
 Products and sums rounded one after the other are the same sums in every program: before anything
 is timed their bytes are compared, and the benchmark fails where they differ. Each size has its own
-targets; small ones, whose calls cost more than their sums, miss some. Native sums are of operands in
-bfloat16, as E4M3 values may be.
+targets; small ones, whose calls cost more than their sums, miss some. Native sums are of operands
+in bfloat16, as E4M3 values may be.
 """
 
 import ctypes
