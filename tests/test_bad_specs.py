@@ -33,6 +33,9 @@ def as_users_see_it():
         ("codebook(1,1/" + "9" * LONG + ")", "a codebook holds numbers such as -1, 0.5 or '1/3'"),
         ("e4m3" + "_zero" * LONG, "no format 'e4m3_zero_zero"),
         ("codebook(" * LONG, "no format 'codebook(codebook("),
+        ("fp8", "'fp8' is not one format: write 'e4m3fn' or 'e5m2'"),
+        ("Float6", "'Float6' is not one format: write 'e2m3f' or 'e3m2f'"),
+        ("fp4", "'fp4' is not one format: write 'e2m1f', or with scales for blocks 'mxfp4'"),
     ],
     ids=lambda text: text[:30],
 )

@@ -66,6 +66,13 @@ FLOAT = (
 )
 INTEGER = rf"(u?)(?:int{NUMBER}|fixed{NUMBER}\.{NUMBER})(sym)?"
 
+# the formats of a width that "fp8" may mean
+SEVERAL = {
+    "4": "'e2m1f', or with scales for blocks 'mxfp4' and 'nvfp4'",
+    "6": "'e2m3f' or 'e3m2f'",
+    "8": "'e4m3fn' or 'e5m2'",
+}
+
 SPECIALS = {suffix: (nans, infinities) for (nans, infinities), suffix in SUFFIXES.items()}
 
 
@@ -90,6 +97,8 @@ def parse(spec: str) -> Format:
             return family.read(found)
     if entry := find(name):
         return entry.format
+    if found := re.fullmatch(r"(?:fp|float)([468])", name):
+        raise ValueError(f"{shown(spec)} is not one format: write {SEVERAL[found[1]]}")
     raise ValueError(
         f"no format {shown(spec)}; {suggest(name[:40], sorted(catalogue()))} "
         "('qsim formats' lists the catalogue; any e4m3, int8 or fixed8.4 may be written)"
