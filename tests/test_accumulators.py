@@ -18,7 +18,9 @@ from qsim.arithmetic.accumulation import Accumulation
 from qsim.arithmetic.accumulator import PROFILES, Accumulator
 from qsim.arithmetic.contraction import canonical
 from qsim.arithmetic.exact_sums import exact_dot
+from qsim.arithmetic.extents import Extent
 from qsim.numbers.exact import values
+from qsim.numbers.grid import CARRIERS
 from tests.bytewise import same
 
 SIZES = (0, 1, 2, 3, 16, 17, 32, 33, 1000)
@@ -259,6 +261,48 @@ def test_softfloat_agrees(bits, rounding):
         found = np.asarray(matmul(a, b, f"{fmt} {rounding}{words}", formats=(fmt, fmt)))
         equal = found.view(np.uint32) == expected.view(np.uint32)
         assert (equal | (np.isnan(found) & np.isnan(expected))).all(), words
+
+
+TIED = (
+    "e5m2",
+    "e5m2 kahan",
+    "e8m2 pairwise",
+    "e8m3 chunk3 outer=e8m3",
+    "e5m10 chunk3 outer=e4m3",
+    "e8m2_flush_after",
+    "posit8",
+    "posit8 kahan",
+    "fixed16.8",
+    "e5m10 product=e4m3",
+)
+
+
+@pytest.mark.t1
+@pytest.mark.every(4)
+@pytest.mark.parametrize("text", TIED)
+@pytest.mark.parametrize("fmt", ["e5m2", "posit8", "e4m3", "e5m1", "fixed8.4"])
+def test_products_that_are_ties_of_the_sum(fmt, text):
+    """Beside such a product a small sum is lost in the carrier, and yet decides the rounding."""
+    rng = np.random.default_rng(6)
+    finite = finite_values(fmt)
+    least = np.min(np.abs(finite[finite != 0]))
+    a, b = (rng.choice(finite, (200, 6)) for _ in range(2))
+    a[:150, 2:] = 0
+    a[:150, 0] = least
+    b[:150, 0] = rng.choice([-least, least], 150)
+    found = matmul(a[:, None], b[..., None], text, formats=(fmt, fmt))
+    pairs = [expected(a[n : n + 1], b[n : n + 1].T, text, (fmt, fmt)) for n in range(len(a))]
+    assert same(found, np.stack(pairs))
+
+
+def test_a_tie_is_known_by_the_narrowest_format_of_a_sweep():
+    rounders = [Accumulation.of(Accumulator.parse(text)).sums for text in ("e8m2", "e8m9")]
+    extent = Extent.of(qsim.parse("e5m2"))
+    products = extent * extent
+    for one, harmless in zip(rounders, (False, True), strict=True):
+        assert products.adds_harmlessly(one.extent, CARRIERS["float32"], one.ties) == harmless
+    both = rounders[1].among(rounders)
+    assert not products.adds_harmlessly(both.extent, CARRIERS["float32"], both.ties)
 
 
 # --- native sums --------------------------------------------------------------------------------

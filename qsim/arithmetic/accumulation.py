@@ -181,8 +181,9 @@ class Steps:
         mine = rounder.extent
         exact = extent.adds_exactly(mine, self.carrier)
         nearest = rounder.mode.mode == "ties_to_even"
+        harmless = nearest and extent.adds_harmlessly(mine, self.carrier, rounder.ties)
         floats = self.normal and rounder.mode.mode != "down"  # where an exact zero is minus zero
-        if floats and (exact or (nearest and extent.adds_harmlessly(mine, self.carrier))):
+        if floats and (exact or harmless):
             return s + x
         if floats and rounder.has_room:
             within = nearest or max(mine.top, extent.top) < self.carrier.bias

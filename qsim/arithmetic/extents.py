@@ -78,12 +78,19 @@ class Extent:
         bits = both.top + 1 - both.quantum
         return bits <= carrier.mantissa_bits + 1 and both.top <= carrier.bias
 
-    def adds_harmlessly(self, other: "Extent", carrier: Carrier) -> bool:
+    def adds_harmlessly(self, other: "Extent", carrier: Carrier, ties: int) -> bool:
         """Whether sums with numbers of ``other`` may be rounded in the carrier, then to ``other``.
 
-        That is to nearest even, where the carrier has two bits more than twice those of either, or
-        is the other format itself.
+        That is to nearest even, where the carrier has two bits more than twice those of either, and
+        none of these numbers is a tie, beside which a sum so far could be too small for the
+        carrier; or where the carrier is the other format itself.
+
+        Args:
+            other: of the sums and of their format.
+            carrier: the carrier.
+            ties: the fewest bits of a tie of the format, but between its subnormal numbers.
         """
         width = carrier.mantissa_bits + 1
         is_carrier = other.precision == width and other.quantum == carrier.quantum
-        return is_carrier or 2 * max(self.precision, other.precision) + 2 <= width
+        bits = max(self.precision, other.precision)
+        return is_carrier or (self.precision < ties and 2 * bits + 2 <= width)

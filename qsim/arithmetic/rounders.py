@@ -25,7 +25,7 @@ from jaxtyping import Array
 from qsim.arithmetic.extents import Extent
 from qsim.arithmetic.room import spare_bits
 from qsim.numbers.binades import BinadeGrid
-from qsim.numbers.formats import Float, Format
+from qsim.numbers.formats import Float, Format, Integer
 from qsim.numbers.grid import Carrier, Grid, carrier_of, lower, word
 from qsim.numbers.modes import Rounding
 from qsim.numbers.records import static
@@ -45,6 +45,7 @@ class Rounder:
         rounding, overflow: as for ``qsim.quantize``.
         extent: of the format's values.
         spare: bits that the carrier has more than the format, at each of its gaps.
+        ties: the fewest bits of a tie, as for ``Extent.adds_harmlessly``; 0 if they are not known.
         plain: whether the format is a float that uses all its codes, rounded to nearest even.
         is_carrier: whether the format is the carrier itself.
     """
@@ -54,6 +55,7 @@ class Rounder:
     overflow: str = static(default="ieee")
     extent: Extent = static()
     spare: int = static(default=0)
+    ties: int = static(default=0)
     plain: bool = static(default=False)
     is_carrier: bool = static(default=False)
 
@@ -82,15 +84,18 @@ class Rounder:
             overflow=overflow,
             extent=extent,
             spare=spare_bits(fmt, carrier),
+            ties=fmt.precision + 1 if isinstance(fmt, Float | Integer) else 0,
             plain=plain,
             is_carrier=extent == Extent.of_dtype(carrier.name),
         )
 
     def among(self, others: "Sequence[Rounder]") -> "Rounder":
-        """The same with the extent and the room of all; without others without any."""
+        """The same with the extent, the room and the ties of all; without others without any."""
         extents = [other.extent for other in others] or [Extent(0, 0, 0)]
-        spare = min((other.spare for other in others), default=0)
-        return replace(self, extent=reduce(or_, extents), spare=spare)
+        spare, ties = (
+            min((getattr(other, name) for other in others), default=0) for name in ("spare", "ties")
+        )
+        return replace(self, extent=reduce(or_, extents), spare=spare, ties=ties)
 
     @property
     def mode(self) -> Rounding:
