@@ -14,7 +14,7 @@ import softfloatpy as softfloat
 
 import qsim
 from qsim.arithmetic import matmul
-from qsim.arithmetic.accumulation import Accumulation
+from qsim.arithmetic.accumulation import Accumulation, Steps
 from qsim.arithmetic.accumulator import PROFILES, Accumulator
 from qsim.arithmetic.contraction import canonical
 from qsim.arithmetic.exact_sums import exact_dot
@@ -303,6 +303,60 @@ def test_a_tie_is_known_by_the_narrowest_format_of_a_sweep():
         assert products.adds_harmlessly(one.extent, CARRIERS["float32"], one.ties) == harmless
     both = rounders[1].among(rounders)
     assert not products.adds_harmlessly(both.extent, CARRIERS["float32"], both.ties)
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("text", SPEAKING)
+def test_products_of_empty_matrices(text):
+    for a, b in (((0, 5), (5, 3)), ((2, 5), (5, 0)), ((0, 2, 5), (5, 3)), ((2, 0), (0, 3))):
+        found = matmul(jnp.ones(a), jnp.ones(b), text, formats=("e4m3", "e4m3"))
+        assert same(found, np.matmul(np.ones(a, np.float32), np.ones(b, np.float32)))
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("rounding", ["ties_to_even", "toward_zero"])
+@pytest.mark.parametrize("fmt", ["binary32", "e8m7"])
+def test_finite_sums_that_saturate_do_not_become_infinite(fmt, rounding):
+    largest = np.finfo(np.float32).max
+    rows = [[largest, largest, -1], [largest, np.inf, 1], [-largest, -largest, largest]]
+    a, b = np.array(rows, np.float32), np.ones((3, 1), np.float32)
+    text = f"{fmt} saturate_propagate {rounding}"
+    found = matmul(a, b, text)
+    assert same(found, expected(a, b, text, ("binary32", "binary32")))
+    assert np.isfinite(found).ravel().tolist() == [True, False, True]
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize(
+    "order", ["", "lanes2", "pairwise", "tree2", "tree3", "kahan", "neumaier", "exact"]
+)
+def test_no_two_roundings_draw_the_same_random_bits(order, monkeypatch):
+    seen = []
+    rounded = Steps.rounded
+
+    def recorded(self, x, rounder, *numbers):
+        seen.append(tuple(map(int, numbers)))
+        return rounded(self, x, rounder, *numbers)
+
+    monkeypatch.setattr(Steps, "rounded", recorded)
+    text = f"e4m3 stochastic:8 product=e4m3 {order}"
+    with jax.disable_jit():
+        matmul(jnp.ones((1, 5)), jnp.ones((5, 1)), text, key=jax.random.key(0))
+    assert len(seen) == len(set(seen))
+
+
+def test_the_nodes_of_a_tree_are_rounded_apart():
+    x = jnp.array([[0.53125, 0.53125, -1.0625]])
+    run = partial(matmul, x, jnp.ones((3, 1)), "e4m3 tree2 stochastic:8", formats=("e5m10", "e4m3"))
+    keys = jax.random.split(jax.random.key(0), 200)
+    found = jax.jit(jax.vmap(lambda key: run(key=key)))(keys)
+    assert set(np.unique(found)) == {-0.125, 0.0, 0.125}
+
+
+def test_a_lowering_is_for_one_carrier():
+    how = Accumulation.of(Accumulator.parse("e8m13"))
+    with jax.enable_x64(True), pytest.raises(TypeError, match="was lowered for float32"):
+        matmul(jnp.ones((2, 2), jnp.float64), jnp.ones((2, 2), jnp.float64), how)
 
 
 # --- native sums --------------------------------------------------------------------------------

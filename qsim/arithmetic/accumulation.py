@@ -178,15 +178,16 @@ class Steps:
 
     def total(self, rounder: Rounder, s: Array, x: Array, extent: Extent) -> Array:
         """``s + x``, near enough to the exact sum to be rounded; ``x`` is of an extent."""
-        mine = rounder.extent
-        exact = extent.adds_exactly(mine, self.carrier)
-        nearest = rounder.mode.mode == "ties_to_even"
+        mine, nearest = rounder.extent, rounder.mode.mode == "ties_to_even"
+        # whether a sum beyond the carrier's range may be infinite
+        within = max(mine.top, extent.top) < self.carrier.bias or (
+            nearest and not rounder.propagates
+        )
         harmless = nearest and extent.adds_harmlessly(mine, self.carrier, rounder.ties)
         floats = self.normal and rounder.mode.mode != "down"  # where an exact zero is minus zero
-        if floats and (exact or harmless):
+        if floats and (extent.adds_exactly(mine, self.carrier) or (harmless and within)):
             return s + x
         if floats and rounder.has_room:
-            within = nearest or max(mine.top, extent.top) < self.carrier.bias
             return jammed(s, x, self.carrier, huge=None if within else rounder.huge)
         return self._words(odd.total, (s, x), rounder)
 

@@ -63,6 +63,7 @@ ORDERS = {
 }
 COUNTED, GROUPED = ("lanes", "tree", "align"), ("align", "native")
 MAX_ALIGNED, MAX_GROUP = 29, 4096  # for which two words of 32 bits are enough
+MAX_NORMALISED = 30  # mantissa bits of which a word of 32 bits has room
 MODES = {"rounding": "ties_to_even", "overflow": "ieee"}
 WORD = re.compile(r"(sequential|pairwise|exact|kahan|neumaier|native|(lanes|tree|align)(\d{1,5}))")
 SHIFTS = re.compile(r"normalise(\d{1,2})-(\d{1,2})")
@@ -121,7 +122,9 @@ class Accumulator:
     def __post_init__(self):
         Rounding.parse(self.rounding)
         check_overflow(self.overflow)
-        check_wrap(self.fmt, self.overflow)
+        for fmt in (self.fmt, self.product):
+            if fmt is not None:
+                check_wrap(fmt, self.overflow)
         if self.order not in ORDERS:
             raise ValueError(f"no order {shown(self.order)}; {suggest(self.order, list(ORDERS))}")
         _require_counts(self)
@@ -202,8 +205,9 @@ def _require_counts(acc: Accumulator) -> None:
             "products are aligned, or added natively, in groups: write align13 group32, native "
             "group32, or neither"
         )
-    if acc.chunk < 0:
-        raise ValueError(f"chunk is {acc.chunk}, but it must be positive, or 0 for none")
+    for name in ("chunk", "group"):
+        if getattr(acc, name) < 0:
+            raise ValueError(f"{name} is {getattr(acc, name)}, but it is positive, or 0 for none")
     if acc.order == "align" and not (acc.count <= MAX_ALIGNED and acc.group <= MAX_GROUP):
         raise ValueError(
             f"align{acc.count} group{acc.group} is too wide: there are at most {MAX_ALIGNED} bits "
@@ -232,6 +236,11 @@ def _require_normaliser(acc: Accumulator) -> None:
         )
     if acc.order == "normalise" and not isinstance(acc.fmt, Float):
         raise ValueError(f"only sums in a float format are normalised, not in {acc.fmt}")
+    if acc.order == "normalise" and acc.fmt.mantissa_bits > MAX_NORMALISED:
+        raise ValueError(
+            f"{acc.fmt} has more mantissa bits than a coarse normaliser is modelled for, at most "
+            f"{MAX_NORMALISED}"
+        )
 
 
 def _words(text: str) -> list[str]:

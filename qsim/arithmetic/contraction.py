@@ -72,6 +72,11 @@ def matmul(
         if not isinstance(accumulator, Accumulator):
             accumulator = Accumulator.parse(accumulator)
         accumulator = Accumulation.of(accumulator, a.dtype.name)
+    if accumulator.carrier != a.dtype.name:
+        raise TypeError(
+            f"operands are {a.dtype}, but the accumulation was lowered for {accumulator.carrier}: "
+            f"write Accumulation.of(accumulator, {a.dtype.name!r})"
+        )
     # of these formats alone, as no extent of a sweep is: the order of native sums hangs on it
     narrow = accumulator.carrier == "float32" and (extents[0] | extents[1]).is_normal_in(BFLOAT16)
     return _as_matrices(a, b, accumulator, least, key, extents=extents, narrow=narrow)
@@ -131,6 +136,8 @@ def accumulated(
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _straight_through(extents, narrow, a, b, how: Accumulation, least, key):
+    if not (a.size and b.size):
+        return jnp.zeros((a.shape[0], a.shape[1], b.shape[2]), a.dtype)
     products = extents[0] * extents[1]
     if how.multiplier is not None:
         products = how.multiplier.extent(products, CARRIERS[how.carrier])

@@ -139,7 +139,8 @@ class Multiplier:
         stored, whole = carrier.mantissa_bits, word(carrier.infinity, carrier)
         sign, down = word(carrier.sign, carrier), stored - jnp.asarray(self.bits)
         bits = [lax.bitcast_convert_type(z, carrier.word) for z in (x, y)]
-        a, b = (_fields(z & word(carrier.sign - 1, carrier), down, carrier) for z in bits)
+        magnitudes = [z & word(carrier.sign - 1, carrier) for z in bits]
+        a, b = (_fields(z, down, carrier) for z in magnitudes)
         one = word(1, carrier) << stored
         offset = one >> jnp.asarray(self.offset).astype(carrier.word)
         bias = word(carrier.bias << stored, carrier)
@@ -149,13 +150,13 @@ class Multiplier:
             carried = fraction >= one
             # 1 + fraction is two or more, and becomes one bit longer than the adder's
             total = jnp.where(carried, total - ((fraction - one) >> 1), total)
-        least, none = bias + one, (a < one) | (b < one)
+        least, none = bias + one, jnp.minimum(*magnitudes) < one
         last = one >> jnp.asarray(self.bits + int(self.formula)).astype(carrier.word)
         product = jnp.clip(total, bias, bias + (whole - last)) - bias
         product = jnp.where(none | (total < least), word(0, carrier), product)
         product = product | ((bits[0] ^ bits[1]) & sign)
         special = ~(jnp.isfinite(x) & jnp.isfinite(y))
-        infinite = jnp.where((a < one) | (b < one), jnp.nan, x * y)  # of zero and infinity
+        infinite = jnp.where(none, jnp.nan, x * y)  # of zero and infinity
         return jnp.where(special, infinite, lax.bitcast_convert_type(product, x.dtype))
 
 

@@ -22,9 +22,7 @@ __all__ = ["summed", "zero"]
 
 
 def summed(steps: Steps, a: Array, b: Array) -> Array:
-    """The sum of the products ``a[k] * b[k]``, in the order of the accumulation."""
-    if a.shape[0] == 0:
-        return zero(a, b)
+    """The sum of the products ``a[k] * b[k]``, of which there are some, in the order asked for."""
     if isinstance(steps.how.sums, IntegerSum):
         return integer_sum(steps.how.sums, steps.products, a, b)
     return ORDERS[steps.how.order](steps, a, b)
@@ -78,7 +76,7 @@ def neumaier(steps: Steps, a: Array, b: Array) -> Array:
     def step(state, product):
         s, lost = state
         number, x, y = product
-        count = partial(jnp.add, 4 * number)
+        count = partial(jnp.add, 5 * number)
         # what is added is rounded first, so that the error of the sum is a number of the format
         x = steps.plus(start, steps.product(x, y, number), count(0), steps.addends)
         total = steps.plus(s, x, count(1))
@@ -88,7 +86,7 @@ def neumaier(steps: Steps, a: Array, b: Array) -> Array:
         return (total, steps.plus(lost, error, count(4))), None
 
     s, lost = lax.scan(step, (start, start), _numbered(a, b))[0]
-    return steps.plus(s, lost, 4 * a.shape[0] + 4)
+    return steps.plus(s, lost, 5 * a.shape[0])
 
 
 def lanes(steps: Steps, a: Array, b: Array) -> Array:
@@ -131,31 +129,37 @@ def _pairwise(steps: Steps, sums: Array, number: int) -> Array:
 def tree(steps: Steps, a: Array, b: Array) -> Array:
     """Neighbours some at a time, exactly, and rounded once; then their sums."""
     terms, extent, number = steps.product(a, b, 0), steps.addends, 0
-    fan_in = steps.how.count
-    while terms.shape[0] > 1 or number == 0:
+    fan_in = min(steps.how.count, max(len(terms), 2))
+    _require_room(fan_in)
+    while len(terms) > 1 or number == 0:
         number += 1
-        whole = terms.shape[0] // fan_in * fan_in
+        whole = len(terms) // fan_in * fan_in
         parts = [terms[:whole].reshape(-1, fan_in, *terms.shape[1:]), terms[None, whole:]]
-        nodes = [_exactly(steps, part, extent, number) for part in parts if part.size]
-        terms, extent = jnp.concatenate(nodes), steps.how.sums.extent
+        nodes = [_exactly(steps, part, extent) for part in parts if part.size]
+        terms = steps.settled(*map(jnp.concatenate, zip(*nodes, strict=True)), number)
+        extent = steps.how.sums.extent
     return terms[0]
 
 
-def _exactly(steps: Steps, terms: Array, extent, number: int) -> Array:
-    """Sums along the second axis, rounded once."""
+def _exactly(steps: Steps, terms: Array, extent) -> tuple[Array, ...]:
+    """Sums along the second axis, before they are rounded: what ``Steps.settled`` takes."""
     total = long.empty((terms.shape[0], *terms.shape[2:]), extent, steps.carrier)
     for n in range(terms.shape[1]):
         total = long.plus(total, terms[:, n], extent, steps.carrier)
-    return steps.settled(*long.leading(total, extent, steps.carrier), total.special, number)
+    return *long.leading(total, extent, steps.carrier), total.special
+
+
+def _require_room(count: int) -> None:
+    if count > long.MAX_TERMS:
+        raise ValueError(
+            f"an exact sum has at most {long.MAX_TERMS} terms, not {count}: add up chunks, "
+            "such as chunk65536"
+        )
 
 
 def exact(steps: Steps, a: Array, b: Array) -> Array:
     """All exactly, and rounded once."""
-    if a.shape[0] > long.MAX_TERMS:
-        raise ValueError(
-            f"an exact sum has at most {long.MAX_TERMS} terms, not {a.shape[0]}: add up chunks, "
-            "such as chunk65536"
-        )
+    _require_room(len(a))
     extent = steps.addends
 
     def step(total, product):

@@ -112,7 +112,12 @@ class Rounder:
         """What stands for finite results beyond the carrier's range, as in ``odd``."""
         certain = self.mode.is_stochastic and self.overflow in ("ieee", "p3109")
         nearest = self.is_carrier and self.mode.mode == "ties_to_even"
-        return "infinity" if certain or nearest else "largest"
+        return "infinity" if certain or (nearest and not self.propagates) else "largest"
+
+    @property
+    def propagates(self) -> bool:
+        """Whether infinities stay, and finite numbers do not become infinite."""
+        return self.overflow == "saturate_propagate"
 
     def __call__(self, x: Array, random: Array | None = None, *, normal: bool = False) -> Array:
         """``x`` rounded.

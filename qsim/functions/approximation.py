@@ -83,14 +83,18 @@ class Table:
         Raises:
             TypeError: for a function, an end or a size that is none, or results not of float64.
             ValueError: for an empty range, sizes below 2 or beyond ``2**20``, and functions whose
-                results have another shape, or are not finite in float32.
+                results have another shape, or are not finite in float32, or whose neighbours'
+                differences are not.
 
         >>> Table.of(np.exp2, 0, 3, 4).entries.tolist()
         [1.0, 2.0, 4.0, 8.0]
         """
         low, high = _range(low, high)
         points = np.linspace(low, high, _count(size, "size", 2))
-        entries = jnp.asarray(_finite32(_sampled(fn, points), points))
+        values = _sampled(fn, points)
+        entries = jnp.asarray(_finite32(values, points))
+        if interpolate:
+            _finite32(np.diff(values), points)
         return cls(
             entries=entries, low=jnp.float32(low), high=jnp.float32(high), interpolate=interpolate
         )

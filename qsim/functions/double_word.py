@@ -92,7 +92,7 @@ def exponential(x: Number, rest: Number) -> tuple[DoubleWord, Number]:
 
     Args:
         x: float32, up to 45,000 in magnitude; beyond, as at the end of that range.
-        rest: float32, at most half a unit in the last place of ``x``.
+        rest: float32, at most half a unit in the last place of ``x``; where that is beyond, zero.
 
     Returns:
         The significand, between 0.7 and 1.42, its relative error below 2**-24; and the exponent, an
@@ -102,6 +102,7 @@ def exponential(x: Number, rest: Number) -> tuple[DoubleWord, Number]:
     >>> float(exponent)
     1443.0
     """
+    rest = jnp.where(jnp.abs(x) < MOST, rest, 0.0)
     x = jnp.clip(x, -MOST, MOST)
     n = jnp.round(x * LOG2_E)
     t = x

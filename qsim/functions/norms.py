@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from qsim.functions.elementary import rsqrt
 from qsim.numbers.modes import suggest
 from qsim.numbers.records import shown
-from qsim.numbers.rounding import require_float, widen
+from qsim.numbers.rounding import require_single
 
 __all__ = ["VARIANCES", "layer_norm", "rms_norm"]
 
@@ -71,7 +71,7 @@ def rms_norm(x: Operand, scale: Operand | None = None, *, eps: float = 1e-6) -> 
 
 
 def _rows(x: Operand) -> Result:
-    x = widen(require_float(x))
+    x = require_single(x, "these programs")
     if not x.ndim or not x.shape[-1]:
         raise ValueError(
             f"an array of shape {list(x.shape)} has no elements along its last axis: there is no "
@@ -112,8 +112,8 @@ def _welford(x: Result) -> tuple[Result, Result]:
 
 
 def _finished(x: Result, scale: Operand | None, bias: Operand | None) -> Result:
-    x = x if scale is None else x * widen(require_float(scale))
-    return x if bias is None else x + widen(require_float(bias))
+    x = x if scale is None else x * require_single(scale, "scales")
+    return x if bias is None else x + require_single(bias, "biases")
 
 
 VARIANCES = {"two_pass": _two_pass, "one_pass": _one_pass, "welford": _welford}

@@ -24,7 +24,7 @@ from qsim.functions.double_word import DoubleWord
 from qsim.functions.elementary import LOG2_E, ScaledNumber, exp, exp2, extended_exp, scaled
 from qsim.numbers.modes import suggest
 from qsim.numbers.records import shown
-from qsim.numbers.rounding import require_float, widen
+from qsim.numbers.rounding import require_single
 
 __all__ = ["SOFTMAXES", "softmax"]
 
@@ -66,7 +66,7 @@ def softmax(
     """
     if not isinstance(how, str) or how not in SOFTMAXES:
         raise ValueError(f"no softmax {shown(how)}; {suggest(str(how)[:40], list(SOFTMAXES))}")
-    x = widen(require_float(x))
+    x = require_single(x, "these programs")
     if not x.ndim or not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
         raise ValueError(
             f"axis is {shown(axis)}, but the array has {x.ndim} axes: write one of them, such as -1"
@@ -163,7 +163,7 @@ def _two_pass_compensated(x: Array, lanes: int) -> Array:
 def _word(x: Array, rest: Array) -> ScaledWord:
     """Exponentials, that of minus infinity being zero, and that of infinity NaN."""
     finite = jnp.isfinite(x)
-    m, n = double_word.exponential(x, jnp.where(finite, rest, 0.0))
+    m, n = double_word.exponential(x, rest)
     masked = x == -jnp.inf
     beyond = jnp.where(masked, 0.0, jnp.nan)
     m = DoubleWord(jnp.where(finite, m.high, beyond), jnp.where(finite, m.low, 0.0))

@@ -117,7 +117,8 @@ def _error(approx: float, name: str, x: float, fmt: Format, overflow: str) -> fl
     if value is None:
         value, _ = evaluated(name, x, START + fmt.precision)
     if isinstance(value, float) and not math.isfinite(value):
-        return 0.0 if repr(approx) == repr(value) else math.inf
+        right = value if math.isnan(value) else round_exact(value, fmt, overflow=overflow)
+        return 0.0 if repr(approx) == repr(float(right)) else math.inf
     number = Fraction(value)
     unit, right = _unit(number, fmt), round_exact(number, fmt, overflow=overflow)
     if _overflows(number, right, unit, fmt):

@@ -153,7 +153,7 @@ def _carrier(fmt: Format) -> str:
 
 
 def require_single(x, what: str) -> Array:
-    """``x`` as a JAX array of float32; narrower floats are widened.
+    """``x`` as a JAX array of float32; narrower floats are widened, a Python float is rounded.
 
     Args:
         what: that is of float32, in the plural, for the message.
@@ -162,7 +162,7 @@ def require_single(x, what: str) -> Array:
         TypeError: for other numbers, float64 among them.
         ValueError: as ``require_float``.
     """
-    wide = widen(require_float(x))
+    wide = widen(require_float(np.float32(x) if type(x) is float else x))
     if wide.dtype != jnp.float32:
         raise TypeError(f"{what} are of float32, got {wide.dtype}: cast to float32")
     return wide
