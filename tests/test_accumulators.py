@@ -345,6 +345,11 @@ def test_no_two_roundings_draw_the_same_random_bits(order, monkeypatch):
     assert len(seen) == len(set(seen))
 
 
+def test_operands_that_are_subnormal_count_as_zero_in_lmul():
+    little, large = np.float32(2.0**-126 - 2.0**-149), np.float32(2.0**100)
+    assert float(matmul(little[None, None], large[None, None], "e8m13 lmul4")[0, 0]) == 0
+
+
 def test_the_nodes_of_a_tree_are_rounded_apart():
     x = jnp.array([[0.53125, 0.53125, -1.0625]])
     run = partial(matmul, x, jnp.ones((3, 1)), "e4m3 tree2 stochastic:8", formats=("e5m10", "e4m3"))

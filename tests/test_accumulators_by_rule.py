@@ -166,6 +166,8 @@ def test_integer_accumulators_of_lowered_policies():
         ("accumulators=e5m10 lanes0", "order 'lanes' needs a number above zero: write lanes8"),
         ("accumulators=e8m7 toward_zero normalise0-1", "removes at least one zero"),
         ("accumulators=e5m10 stochastic:99", "1 to 32 random bits, got 99"),
+        ("accumulators=int16 wrap product=e5m10", "overflow='wrap' is for integers"),
+        ("accumulators=e11m40 toward_zero normalise1-1", "more mantissa bits than a coarse"),
         ("accumulators=hoper_fp8", "no format or profile 'hoper_fp8'; did you mean 'hopper_fp8'"),
         ("accumulators=hopper_fp8 chunk4", "hopper_fp8 stands by itself: .* 'e8m13 toward_zero"),
     ],

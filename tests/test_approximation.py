@@ -523,6 +523,10 @@ def test_errors_worked_by_hand():
     def error(approx, name, x, fmt="binary32", **how):
         return float(ulp_errors(np.float64(approx), name, np.float32(x), fmt, **how))
 
+    assert error(np.nan, "reciprocal", 0, "e4m3fn") == 0
+    assert error(np.inf, "reciprocal", 0, "e4m3fn") == np.inf
+    assert error(240, "reciprocal", 0, "e4m3", overflow="saturate") == 0
+
     assert error(0.5, "reciprocal", 2) == 0
     assert error(0.5 + 2.0**-24, "reciprocal", 2) == 1
     assert error(-0.5, "reciprocal", 2) == 2.0**24

@@ -32,7 +32,7 @@ UNITS = {
     "sigmoid": 2.1,
     "gelu_tanh": 55,
 }
-# .. of softmax, and how far two programs are apart
+# .. of softmax
 SOFTMAX_UNITS = {
     "three_pass": 6,
     "two_pass": 5,
@@ -133,7 +133,8 @@ def test_special_arguments(name):
         expected = (known[name] if name in known else getattr(np, name)(x)).astype(np.float32)
     found = np.asarray(jax.jit(getattr(functions, name))(SPECIAL))
     odd = name not in ("log", "exp", "exp2", "sigmoid")
-    finite = np.isfinite(expected)
+    finite, zero = np.isfinite(expected), expected == 0
+    np.testing.assert_array_equal(np.signbit(found[zero]), np.signbit(expected[zero]))
     np.testing.assert_array_equal(found[~finite], expected[~finite])
     np.testing.assert_allclose(found[finite], expected[finite], rtol=3e-7, atol=1e-37)
     assert not odd or np.array_equal(np.signbit(found[:2]), [False, True])
@@ -193,12 +194,8 @@ def exact_softmax(x):
 
 
 def in_units(difference, real):
-    return all_in_units(difference, real).max()
-
-
-def all_in_units(difference, real):
     normal = real > 1e-37
-    return (np.abs(difference) / np.spacing(real.astype(np.float32)))[normal]
+    return (np.abs(difference) / np.spacing(real.astype(np.float32)))[normal].max()
 
 
 def rows(width: float, count: int):
@@ -289,6 +286,19 @@ def test_softmax_of_masked_rows(how):
     found = softmax(x.astype(np.float32), how=how)
     np.testing.assert_array_equal(found[:2], [[0, 0.5, 0.5], [0, 0, 1]])
     assert np.isnan(found[2:]).all(axis=1).all()
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("how", SOFTMAXES)
+@pytest.mark.parametrize("low", [-np.inf, -1e9, -3e38])
+def test_what_is_far_below_has_no_share_in_narrow_formats_either(low, how):
+    x = np.array([0, 1, 2, low], np.float32)
+    for run in (
+        partial(softmax, how=how),
+        qsim.simulate(partial(softmax, how=how), "all=bfloat16"),
+    ):
+        share = float(jax.jit(run)(x)[3])
+        assert share == 0 and not np.signbit(share)
 
 
 @pytest.mark.t1
@@ -407,6 +417,7 @@ def test_simulated_programs_have_the_same_bytes_however_they_run(name):
         (lambda x: softmax(x, lanes=0), "lanes is 0, but there is at least one sum"),
         (lambda x: layer_norm(x, how="welfrod"), "did you mean 'welford'"),
         (lambda x: rms_norm(x[:0]), "there is no mean of nothing"),
+        (lambda x: functions.Table.of(lambda v: 6e38 * v - 3e38, 0, 1, 2), "beyond float32"),
     ],
 )
 def test_mistakes(call, message):
@@ -449,3 +460,14 @@ def test_the_errors_in_the_docs_are_those_of_the_tests():
     for name, limit in {**UNITS, **SOFTMAX_UNITS}.items():
         assert re.search(rf"\| `{name}` \|.*\| {limit} \|", text), (name, limit)
     assert f"up to {ROUNDED_DIFFERENCES} units" in text
+
+
+@pytest.mark.t1
+def test_python_floats_are_float32_and_arrays_of_float64_none():
+    with jax.enable_x64(True):
+        assert functions.exp(0.5).dtype == np.float32
+        x = jnp.ones(3, jnp.float32)
+        assert layer_norm(x, 2.0, 1.0).dtype == np.float32
+        for call in (lambda wide: layer_norm(wide), lambda wide: rms_norm(x, wide), softmax):
+            with pytest.raises(TypeError, match="of float32, got float64"):
+                call(jnp.ones(3, jnp.float64))
