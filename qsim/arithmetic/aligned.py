@@ -21,7 +21,7 @@ from jaxtyping import Array
 from qsim.arithmetic.accumulation import LOWEST, Steps
 from qsim.numbers.binades import BinadeGrid
 from qsim.numbers.grid import Carrier, Grid, carrier_of
-from qsim.numbers.significands import normalised
+from qsim.numbers.significands import unpacked
 
 __all__ = ["aligned", "cut", "leading_exponent", "least_exponent", "special_part"]
 
@@ -75,16 +75,13 @@ def _group(steps: Steps, s: Array, x: Array, y: Array, number: Array | int) -> A
 
 def leading_exponent(x: Array, least: Array | int, carrier: Carrier) -> Array:
     """Exponents of leading bits, or the least one; that of zero is below all."""
-    magnitude = lax.bitcast_convert_type(x, carrier.word) & carrier.word.type(carrier.sign - 1)
-    exponent, _ = normalised(magnitude, carrier)
+    _, magnitude, exponent, _ = unpacked(x)
     return jnp.where(magnitude == 0, LOWEST, jnp.maximum(exponent, least))
 
 
 def cut(x: Array, unit: Array, carrier: Carrier) -> Array:
     """Numbers as multiples of ``2**unit``, cut toward zero; special ones as zero."""
-    bits = lax.bitcast_convert_type(x, carrier.word)
-    magnitude = bits & carrier.word.type(carrier.sign - 1)
-    exponent, significand = normalised(magnitude, carrier)
+    negative, magnitude, exponent, significand = unpacked(x)
     up = exponent - carrier.mantissa_bits - unit
     count = jnp.where(
         up >= 0,
@@ -92,7 +89,7 @@ def cut(x: Array, unit: Array, carrier: Carrier) -> Array:
         significand >> jnp.clip(-up, 0, carrier.bits - 1).astype(carrier.word),
     ).astype(jnp.int32)
     count = jnp.where(magnitude < carrier.infinity, count, 0)
-    return jnp.where(bits >= carrier.word.type(carrier.sign), -count, count)
+    return jnp.where(negative, -count, count)
 
 
 def special_part(x: Array, carrier: Carrier) -> Array:

@@ -21,18 +21,16 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32, Int32, Integer
 
 from qsim.arithmetic.integers import Width, by_rows, int32_of, matrices, plus, width_of
-from qsim.arithmetic.odd import SHIFTS
+from qsim.arithmetic.odd import nearest_shift
 from qsim.numbers.grid import CARRIERS
 from qsim.numbers.rounding import require_single
-from qsim.numbers.significands import assembled, normalised
+from qsim.numbers.significands import assembled, normalised, unpacked
 
 __all__ = ["DFP", "ChainSums", "chain_of", "dfp", "dfp_matmul", "dfp_value", "down_convert"]
 
 CARRIER = CARRIERS["float32"]
 NOT_FINITE = 1 << 14  # the exponent of a tensor with an infinity or a NaN
 SHIFTED_OUT = 40  # more than a word
-
-nearest_shift = SHIFTS["nearest"]
 
 
 class DFP(NamedTuple):
@@ -82,13 +80,11 @@ def dfp(x: float | Float[ArrayLike, "..."], *, bits: Width = 16) -> DFP:
 
 @jax.jit
 def _of_floats(x: Float32[Array, "..."], bits: Int32[Array, ""]) -> DFP:
-    pattern = lax.bitcast_convert_type(x, jnp.uint32)
-    magnitude = pattern & jnp.uint32(CARRIER.sign - 1)
-    exponent, significand = normalised(magnitude, CARRIER)
+    negative, magnitude, exponent, significand = unpacked(x)
     largest = jnp.max(magnitude, initial=jnp.uint32(0))
     shared = normalised(largest, CARRIER)[0] - (bits - 2)
     down = shared - (exponent - CARRIER.mantissa_bits)
-    mantissas = _mantissas(significand, down, pattern >= jnp.uint32(CARRIER.sign), bits)
+    mantissas = _mantissas(significand, down, negative, bits)
     finite = largest < jnp.uint32(CARRIER.infinity)
     return DFP(jnp.where(finite, mantissas, 0), jnp.where(finite, shared, NOT_FINITE))
 
@@ -132,9 +128,7 @@ def _mantissas_of(x: DFP) -> Array:
 @jax.jit
 def _scaled(x: Float32[Array, "..."], exponent: Int32[Array, ""]) -> Float32[Array, "..."]:
     """``x * 2**exponent`` rounded once, to nearest even, by integers, which flush nothing."""
-    pattern = lax.bitcast_convert_type(x, jnp.uint32)
-    negative = pattern >= jnp.uint32(CARRIER.sign)
-    place, significand = normalised(pattern & jnp.uint32(CARRIER.sign - 1), CARRIER)
+    negative, _, place, significand = unpacked(x)
     top = place + jnp.clip(exponent, -NOT_FINITE, NOT_FINITE)
     spacing = top - CARRIER.mantissa_bits
     down = jnp.clip(CARRIER.quantum - spacing, 0, SHIFTED_OUT)

@@ -22,13 +22,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
 
 from qsim.numbers.grid import CARRIERS, Carrier
-from qsim.numbers.significands import normalised
+from qsim.numbers.significands import unpacked
 
 __all__ = [
     "Operand",
     "assembled",
     "difference",
     "fused",
+    "nearest_shift",
     "operand",
     "product",
     "quotient",
@@ -66,16 +67,13 @@ class Operand(NamedTuple):
 def operand(x: Values) -> Operand:
     """The numbers of a float32 or float64 array taken apart."""
     carrier = CARRIERS[x.dtype.name]
-    word = carrier.word.type
-    bits = lax.bitcast_convert_type(x, carrier.word)
-    magnitude = bits & word(carrier.sign - 1)
-    exponent, significand = normalised(magnitude, carrier)
+    negative, magnitude, exponent, significand = unpacked(x)
     return Operand(
         magnitude=magnitude,
-        negative=bits >= word(carrier.sign),
-        infinite=magnitude == word(carrier.infinity),
+        negative=negative,
+        infinite=magnitude == carrier.word.type(carrier.infinity),
         zero=magnitude == 0,
-        nan=magnitude > word(carrier.infinity),
+        nan=magnitude > carrier.word.type(carrier.infinity),
         exponent=jnp.where(magnitude == 0, ZERO, exponent),
         significand=significand,
         carrier=carrier,
@@ -251,7 +249,7 @@ def _jammed_shift(word: Words, down: Words) -> Words:
     return _jammed(shifted, word ^ shifted << down)
 
 
-def _nearest_shift(word: Words, down: Words) -> Words:
+def nearest_shift(word: Words, down: Words) -> Words:
     """``word >> down``, rounded to nearest even; more than the width of the word leaves nothing."""
     shifted, half = word >> down, jnp.ones_like(word) << (down - 1)
     rest = word ^ shifted << down
@@ -259,7 +257,7 @@ def _nearest_shift(word: Words, down: Words) -> Words:
     return shifted + (up & (half > 0)).astype(word.dtype)
 
 
-SHIFTS = {"odd": _jammed_shift, "nearest": _nearest_shift, "zero": jnp.right_shift}
+SHIFTS = {"odd": _jammed_shift, "nearest": nearest_shift, "zero": jnp.right_shift}
 
 
 def _division_step(dividend: Words, divisor: Words) -> tuple[Words, Words]:

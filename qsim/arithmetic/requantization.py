@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int32, Integer, UInt32
 from qsim.arithmetic.integers import Width, int32_of, width_of
 from qsim.numbers.grid import CARRIERS
 from qsim.numbers.rounding import require_single
-from qsim.numbers.significands import normalised
+from qsim.numbers.significands import unpacked
 
 __all__ = ["Dyadic", "dyadic", "requantize"]
 
@@ -80,11 +80,10 @@ def _of_float(scale: float) -> Dyadic:
 @jax.jit
 def _of_array(scale: Float[Array, "..."]) -> Dyadic:
     carrier = CARRIERS["float32"]
-    bits = lax.bitcast_convert_type(scale, jnp.uint32)
-    exponent, significand = normalised(bits & jnp.uint32(carrier.sign - 1), carrier)
+    negative, _, exponent, significand = unpacked(scale)
     up = TOP - carrier.mantissa_bits
     multiplier = (significand << up).astype(jnp.int32)
-    multiplier = jnp.where(bits >= jnp.uint32(carrier.sign), -multiplier, multiplier)
+    multiplier = jnp.where(negative, -multiplier, multiplier)
     return Dyadic(multiplier, jnp.where(multiplier == 0, 0, TOP - exponent))
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from qsim.arithmetic.extents import Extent
 from qsim.numbers.grid import Carrier
-from qsim.numbers.significands import normalised
+from qsim.numbers.significands import unpacked
 
 __all__ = ["MAX_TERMS", "Long", "empty", "leading", "plus"]
 
@@ -50,10 +50,7 @@ def empty(shape: tuple[int, ...], extent: Extent, carrier: Carrier) -> Long:
 
 def plus(long: Long, x: Array, extent: Extent, carrier: Carrier) -> Long:
     """The sum with a number more, which is normal or zero."""
-    bits = lax.bitcast_convert_type(x, carrier.word)
-    magnitude = bits & carrier.word.type(carrier.sign - 1)
-    negative = bits >= carrier.word.type(carrier.sign)
-    exponent, significand = normalised(magnitude, carrier)
+    negative, magnitude, exponent, significand = unpacked(x)
     place = exponent - (carrier.mantissa_bits + extent.quantum)
     start = DIGIT * jnp.arange(len(long.digits), dtype=jnp.int32)
     up = place - start.reshape(-1, *([1] * x.ndim))

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from qsim.numbers.grid import CARRIERS
 from qsim.numbers.rounding import require_single
-from qsim.numbers.significands import normalised
+from qsim.numbers.significands import unpacked
 
 __all__ = [
     "ScaledNumber",
@@ -309,9 +309,8 @@ class Parts(NamedTuple):
 
 
 def _parts(x: Result) -> Parts:
-    pattern = lax.bitcast_convert_type(x, jnp.uint32)
-    exponent, significand = normalised(pattern & jnp.uint32(SINGLE.sign - 1), SINGLE)
+    negative, _, exponent, significand = unpacked(x)
     fraction = significand & jnp.uint32((1 << SINGLE.mantissa_bits) - 1)
     one = jnp.uint32(SINGLE.bias << SINGLE.mantissa_bits)
     from_one_to_two = lax.bitcast_convert_type(fraction | one, jnp.float32)
-    return Parts(from_one_to_two, exponent, pattern >= jnp.uint32(SINGLE.sign))
+    return Parts(from_one_to_two, exponent, negative)

@@ -3,13 +3,38 @@
 Source: IEEE 754-2019, 3.4.
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from qsim.numbers.grid import Carrier
+from qsim.numbers.grid import CARRIERS, Carrier
 
-__all__ = ["assembled", "normalised", "wrapped"]
+__all__ = ["Unpacked", "assembled", "normalised", "unpacked", "wrapped"]
+
+
+class Unpacked(NamedTuple):
+    """The numbers of an array by the fields of their bit patterns.
+
+    Attributes:
+        negative: whether their sign bits are set.
+        magnitude: their bit patterns without it, words of the carrier.
+        exponent, significand: as of ``normalised``.
+    """
+
+    negative: Array
+    magnitude: Array
+    exponent: Array
+    significand: Array
+
+
+def unpacked(x: Array) -> Unpacked:
+    """The numbers of a float32 or float64 array."""
+    carrier = CARRIERS[x.dtype.name]
+    bits, sign = lax.bitcast_convert_type(x, carrier.word), carrier.word.type(carrier.sign)
+    magnitude = bits & (sign - carrier.word.type(1))
+    return Unpacked(bits >= sign, magnitude, *normalised(magnitude, carrier))
 
 
 def normalised(magnitude: Array, carrier: Carrier) -> tuple[Array, Array]:
