@@ -43,7 +43,7 @@ import jax
 from qsim.arithmetic.multipliers import LMul
 from qsim.numbers.formats import Float, Format
 from qsim.numbers.integers import check_wrap
-from qsim.numbers.modes import OVERFLOWS, Rounding, check_overflow, suggest
+from qsim.numbers.modes import OVERFLOWS, Rounding, check_overflow, require_one_of, suggest
 from qsim.numbers.records import shown
 from qsim.numbers.specs import format_of, listed, parse
 
@@ -125,8 +125,7 @@ class Accumulator:
         for fmt in (self.fmt, self.product):
             if fmt is not None:
                 check_wrap(fmt, self.overflow)
-        if self.order not in ORDERS:
-            raise ValueError(f"no order {shown(self.order)}; {suggest(self.order, list(ORDERS))}")
+        require_one_of("order", self.order, ORDERS)
         _require_counts(self)
         if self.chunk and self.outer is None:
             object.__setattr__(self, "outer", parse("binary32"))

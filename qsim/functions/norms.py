@@ -15,8 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from qsim.functions.elementary import rsqrt
-from qsim.numbers.modes import suggest
-from qsim.numbers.records import shown
+from qsim.numbers.modes import require_one_of
 from qsim.numbers.rounding import require_single
 
 __all__ = ["VARIANCES", "layer_norm", "rms_norm"]
@@ -53,8 +52,7 @@ def layer_norm(
     >>> layer_norm(jnp.array([1.0, 2.0, 3.0]), eps=0.0).tolist()
     [-1.2247447967529297, 0.0, 1.2247447967529297]
     """
-    if not isinstance(how, str) or how not in VARIANCES:
-        raise ValueError(f"no layer norm {shown(how)}; {suggest(str(how)[:40], list(VARIANCES))}")
+    require_one_of("layer norm", how, VARIANCES)
     x = _rows(x)
     mean, variance = VARIANCES[how](x)
     return _finished((x - mean) * rsqrt(variance + eps), scale, bias)

@@ -30,8 +30,8 @@ from jaxtyping import Float
 from qsim.numbers.exact import Value, round_exact
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import CARRIERS, require_carried
-from qsim.numbers.modes import Rounding, check_overflow, suggest
-from qsim.numbers.records import exponent_of, power, shown
+from qsim.numbers.modes import Rounding, check_overflow, require_one_of
+from qsim.numbers.records import exponent_of, power
 from qsim.numbers.rounding import require_single
 from qsim.numbers.specs import format_of
 
@@ -217,8 +217,7 @@ def _context() -> Any:
 
 
 def require_function(name: str) -> str:
-    if name not in FUNCTIONS:
-        raise ValueError(f"no function {shown(name)}; {suggest(str(name)[:40], list(FUNCTIONS))}")
+    require_one_of("function", name, FUNCTIONS)
     return name
 
 

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from qsim.functions import double_word
 from qsim.functions.double_word import DoubleWord
 from qsim.functions.elementary import LOG2_E, ScaledNumber, exp, exp2, extended_exp, scaled
-from qsim.numbers.modes import suggest
+from qsim.numbers.modes import require_one_of
 from qsim.numbers.records import shown
 from qsim.numbers.rounding import require_single
 
@@ -64,8 +64,7 @@ def softmax(
     >>> softmax(jnp.array([1000.0, 1000.0, -jnp.inf]), how="two_pass").tolist()
     [0.5, 0.5, 0.0]
     """
-    if not isinstance(how, str) or how not in SOFTMAXES:
-        raise ValueError(f"no softmax {shown(how)}; {suggest(str(how)[:40], list(SOFTMAXES))}")
+    require_one_of("softmax", how, SOFTMAXES)
     x = require_single(x, "these programs")
     if not x.ndim or not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
         raise ValueError(

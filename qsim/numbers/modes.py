@@ -16,11 +16,12 @@ applications, R. Soc. Open Sci. 9 (2022), whose mode 2 is ``stochastic_equal``.
 
 import difflib
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from qsim.numbers.records import shown
 
-__all__ = ["OVERFLOWS", "ROUNDINGS", "Rounding", "suggest"]
+__all__ = ["OVERFLOWS", "ROUNDINGS", "Rounding", "require_one_of", "suggest"]
 
 ROUNDINGS = {
     "ties_to_even": "nearest; a tie goes to the neighbour whose code is even",
@@ -61,6 +62,17 @@ def suggest(word: str, known: list[str]) -> str:
         return "did you mean " + " or ".join(repr(name) for name in near) + "?"
     more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
     return "known are " + ", ".join(known[:LISTED]) + more
+
+
+def require_one_of(what: str, value: object, known: Iterable[str]) -> None:
+    """Refuses what is not among the known names of something.
+
+    Raises:
+        ValueError: naming the near ones.
+    """
+    names = list(known)
+    if not isinstance(value, str) or value not in names:
+        raise ValueError(f"no {what} {shown(value)}; {suggest(str(value)[:40], names)}")
 
 
 class Rounding(NamedTuple):
@@ -110,10 +122,7 @@ class Rounding(NamedTuple):
             if not 1 <= bits <= MAX_RANDOM_BITS:
                 raise ValueError(f"stochastic rounding draws 1 to 32 random bits, got {bits}")
             return cls(found[1], bits)
-        if text not in ROUNDINGS:
-            raise ValueError(
-                f"no rounding mode {shown(text)}; {suggest(text[:40], list(ROUNDINGS))}"
-            )
+        require_one_of("rounding mode", text, ROUNDINGS)
         return cls(text)
 
 
@@ -123,7 +132,5 @@ def check_overflow(overflow: str) -> str:
     Raises:
         ValueError: for an unknown policy, naming the near ones.
     """
-    if not isinstance(overflow, str) or overflow not in OVERFLOWS:
-        hint = suggest(str(overflow)[:40], list(OVERFLOWS))
-        raise ValueError(f"no overflow policy {shown(overflow)}; {hint}")
+    require_one_of("overflow policy", overflow, OVERFLOWS)
     return overflow

@@ -35,7 +35,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Integer, UInt
 
-from qsim.numbers.modes import Rounding, suggest
+from qsim.numbers.modes import Rounding, require_one_of
 from qsim.numbers.records import shown, static
 
 __all__ = ["CounterKey", "Key", "check_key", "counter_key", "fold_in", "random_words", "words_at"]
@@ -78,8 +78,7 @@ def counter_key(seed: int | Integer[Array, ""], *, generator: str = "squares") -
     >>> quantize(x, "e4m3", rounding="stochastic", key=counter_key(0)).tolist()
     [1.0, 1.0, 1.125, 1.0]
     """
-    if generator not in GENERATORS:
-        raise ValueError(f"no generator {generator!r}; {suggest(generator, list(GENERATORS))}")
+    require_one_of("generator", generator, GENERATORS)
     if isinstance(seed, int):
         if not 0 <= seed < 2**64:
             raise ValueError(f"a seed is an integer in 0..2**64-1, got {seed}")

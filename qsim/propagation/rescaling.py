@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import PyTree
 
+from qsim.numbers.modes import require_one_of
 from qsim.propagation.rules import MARK
-from qsim.scales.scaled import NORMS, require_one_of
+from qsim.scales.scaled import NORMS
 
 __all__ = ["rescale", "rescale_gradient"]
 

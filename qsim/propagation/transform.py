@@ -15,11 +15,12 @@ import numpy as np
 
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid
+from qsim.numbers.modes import require_one_of
 from qsim.numbers.random_bits import Key
 from qsim.propagation.rules import propagated
 from qsim.propagation.values import Uniform, Value, at_scale, plain, scaled, sized, together
 from qsim.propagation.watch import Watch
-from qsim.scales.scaled import SCALE_ROUNDINGS, ScaledArray, require_one_of, unscaled
+from qsim.scales.scaled import SCALE_ROUNDINGS, ScaledArray, unscaled
 from qsim.simulate.flow import roles_of
 from qsim.simulate.jaxprs import bind
 from qsim.simulate.operation import Context, Operation

@@ -24,7 +24,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from qsim.numbers.grid import CARRIERS
-from qsim.numbers.modes import suggest
+from qsim.numbers.modes import require_one_of
 
 __all__ = [
     "NORMS",
@@ -33,7 +33,6 @@ __all__ = [
     "as_scaled",
     "norm",
     "power_of_two",
-    "require_one_of",
     "unscaled",
     "wide",
 ]
@@ -189,13 +188,3 @@ def _is_scaled(x: Any) -> bool:
 def wide(x: Any) -> Any:
     """The dtype in which data is multiplied by scales: float32, or float64 for float64."""
     return jnp.dtype("float64" if x.dtype == jnp.float64 else "float32")
-
-
-def require_one_of(what: str, value: object, allowed: Any) -> None:
-    """Refuses a name that is not among the allowed ones.
-
-    Raises:
-        ValueError: naming the near ones.
-    """
-    if value not in allowed:
-        raise ValueError(f"no {what} {value!r}; {suggest(str(value), list(allowed))}")

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, UInt
 
 from qsim.numbers.gradients import surrogate
 from qsim.numbers.grid import CARRIERS, Carrier, Grid, carrier_of, require_wraps
-from qsim.numbers.modes import Rounding, suggest
+from qsim.numbers.modes import Rounding, require_one_of
 from qsim.scales.arithmetic import (
     absolute,
     divided,
@@ -51,8 +51,7 @@ def check_scale(scale: str) -> str:
     Raises:
         ValueError: for an unknown rule, naming the near ones.
     """
-    if scale not in SCALES:
-        raise ValueError(f"no scale {scale!r}; {suggest(str(scale), list(SCALES))}")
+    require_one_of("scale", scale, SCALES)
     return scale
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from qsim.numbers.formats import Float, Format
-from qsim.numbers.modes import suggest
+from qsim.numbers.modes import require_one_of
 from qsim.numbers.records import shown
 from qsim.numbers.specs import parse
 from qsim.scales.blocks import Block
@@ -166,8 +166,7 @@ def _by_text(fmt: Format | None, *, policy: str) -> Policy:
 
 def _by_modes(fmt: Format | None, *, target: str, path: str | None = None, **modes) -> Policy:
     """A policy for operands of contractions, where a path leads."""
-    if target not in TARGETS:
-        raise ValueError(f"no target {target!r}; {suggest(target, list(TARGETS))}")
+    require_one_of("target", target, TARGETS)
     made = _lowerable(read_policy(**dict.fromkeys(TARGETS[target], fmt), **modes))
     if path is None:
         return made

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int
 
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import CARRIERS, Grid
-from qsim.numbers.modes import suggest
+from qsim.numbers.modes import require_one_of
 from qsim.numbers.records import require
 from qsim.numbers.rounding import require_float, widen
 from qsim.scales.arithmetic import absolute, floats, number, quotient, split_magnitude
@@ -88,8 +88,7 @@ def scaling_factor(
     >>> scaling_factor(jnp.array([1.0, 7.0, 7.001]), "e4m3fn").tolist()
     [256.0, 64.0, 32.0]
     """
-    if rule not in RULES:
-        raise ValueError(f"no rule {rule!r}; {suggest(str(rule), list(RULES))}")
+    require_one_of("rule", rule, RULES)
     grid = as_grid(fmt)
     magnitude = absolute(jnp.asarray(amax), SINGLE)
     exponent_x, fraction_x = split_magnitude(magnitude, SINGLE)

@@ -30,7 +30,7 @@ from qsim.arithmetic.error_free import grow
 from qsim.arithmetic.room import require_room
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import CARRIERS, Grid
-from qsim.numbers.modes import Rounding, suggest
+from qsim.numbers.modes import Rounding, require_one_of
 from qsim.numbers.records import require, static
 from qsim.numbers.rounding import quantize, require_float, widen
 from qsim.numbers.specs import format_of
@@ -100,8 +100,7 @@ def collage(
     [1.0] [-0.001953125]
     [0.99609375] [0.0009765625]
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"no variant {variant!r}; {suggest(str(variant), list(VARIANTS))}")
+    require_one_of("variant", variant, VARIANTS)
     for name, decay in (("b1", b1), ("b2", b2)):
         require(0 <= decay < 1, f"{name} is a decay in 0 <= {name} < 1, got {decay}: try 0.9")
     if not isinstance(fmt, Grid):

@@ -32,7 +32,7 @@ from jaxtyping import Array, Float
 
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Carrier, Grid, carrier_of, word
-from qsim.numbers.modes import Rounding, suggest
+from qsim.numbers.modes import Rounding, require_one_of
 from qsim.numbers.random_bits import Key, check_key
 from qsim.numbers.records import require, static
 from qsim.numbers.rounding import quantize, require_float, widen
@@ -102,8 +102,7 @@ def expand(
     ([[208.0, -448.0], [448.0, 0.0]], [8.0, 8.0])
     """
     require(group >= 1, f"a group has one number or more, got group={group}: try 128")
-    if form not in FORMS:
-        raise ValueError(f"no form {form!r}; {suggest(str(form), list(FORMS))}")
+    require_one_of("form", form, FORMS)
     x = widen(require_float(x))
     check_key(key, rounding)
     return _expanded(group, form, rounding, x, as_grid(fmt, x.dtype.name), key)

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid
-from qsim.numbers.modes import suggest
+from qsim.numbers.modes import require_one_of
 from qsim.numbers.records import require
 from qsim.numbers.rounding import quantize
 from qsim.training.paths import check_rule, first_match, named, require_all_match
@@ -128,8 +128,7 @@ def scale_learning_rates(
 
 
 def _checked(layer: str) -> str:
-    if layer not in LAYERS:
-        raise ValueError(f"no layer {layer!r}; {suggest(str(layer), list(LAYERS))}")
+    require_one_of("layer", layer, LAYERS)
     return layer
 
 

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from qsim.numbers.modes import suggest
+from qsim.numbers.modes import require_one_of
 from qsim.numbers.records import require
 
 __all__ = [
@@ -95,10 +95,7 @@ def constrained(constraint: str, output: float, *gradients: float) -> tuple[floa
     >>> constrained("gmean", 0.25, 4.0), constrained("to_output_scale", 0.25, 4.0)
     ((1.0, 1.0), (0.25, 0.25))
     """
-    if constraint not in CONSTRAINTS:
-        raise ValueError(
-            f"no constraint {constraint!r}; {suggest(str(constraint), list(CONSTRAINTS))}"
-        )
+    require_one_of("constraint", constraint, CONSTRAINTS)
     factors = (output, *gradients)
     if constraint == "none":
         return factors
