@@ -345,6 +345,16 @@ def test_no_two_roundings_draw_the_same_random_bits(order, monkeypatch):
     assert len(seen) == len(set(seen))
 
 
+@pytest.mark.t1
+@pytest.mark.parametrize("fmt", ["e8m7", "e5m10", "binary32"])
+def test_products_beyond_the_carrier_are_normalised_too(fmt):
+    rng = np.random.default_rng(0)
+    text = f"{fmt} toward_zero normalise1-2"
+    a = np.ldexp(rng.choice([-1.0, 1.125], (50, 5)), rng.integers(40, 100, (50, 5)))
+    a, b = a.astype(np.float32), np.ldexp(1.0, rng.integers(0, 70, (5, 1))).astype(np.float32)
+    assert same(matmul(a, b, text), expected(a, b, text, ("binary32", "binary32")))
+
+
 def test_operands_that_are_subnormal_count_as_zero_in_lmul():
     little, large = np.float32(2.0**-126 - 2.0**-149), np.float32(2.0**100)
     assert float(matmul(little[None, None], large[None, None], "e8m13 lmul4")[0, 0]) == 0

@@ -13,6 +13,7 @@ import pytest
 
 import qsim
 from qsim import functions
+from qsim.functions import double_word
 from qsim.functions.elementary import EXP, extended_exp
 from qsim.functions.norms import VARIANCES, layer_norm, rms_norm
 from qsim.functions.softmaxes import SOFTMAXES, softmax
@@ -235,6 +236,18 @@ def test_two_passes_are_within_two_units_of_three(width, count, run):
     assert max(in_units(found - real, real) for found in (two, three)) <= 1
     assert in_units(plain_two - real, real) <= (4 if count == 10**6 else 6)
     assert in_units(plain_three - real, real) <= ROUNDED_DIFFERENCES
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize("run", [lambda fn: fn, jax.jit], ids=["eager", "jit"])
+def test_exponentials_in_two_words(run):
+    x = random(3).uniform(-45000, 45000, 2000).astype(np.float32)
+    x[0] = 34207.5078125  # beside which one plus the rest of a reduction is nearly a tie
+    (high, low), n = run(double_word.exponential)(x, np.zeros_like(x))
+    with mpmath.workprec(150):
+        for v, *parts, exponent in zip(*(np.float64(z) for z in (x, high, low, n)), strict=True):
+            real = mpmath.exp(mpmath.mpf(v)) / mpmath.ldexp(1, int(exponent))
+            assert abs(mpmath.fsum(map(mpmath.mpf, parts)) / real - 1) < 2.0**-25.9
 
 
 @pytest.mark.t1

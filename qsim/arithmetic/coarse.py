@@ -50,6 +50,9 @@ def _step(steps: Steps, s: Array, place: Array, x: Array, y: Array, number):
     top = jnp.maximum(place, _exponent_of_product(steps, x, y, number))
     leading = leading_exponent(total, LOWEST, carrier)
     place = jnp.maximum(top - _removed(top - leading, steps.how.shifts), leading)
+    # a sum beyond the carrier's range is its largest number here, whose place is the highest
+    beyond = (leading == carrier.bias) & (top > carrier.bias)
+    place = jnp.where(beyond, carrier.bias, place)
     unit = jnp.maximum(place - (carrier.mantissa_bits - grid.dropped), grid.quantum)
     count = cut(total, unit, carrier)
     result = steps.settled(

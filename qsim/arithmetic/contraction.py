@@ -21,6 +21,7 @@ from qsim.numbers.formats import Float as FloatFormat
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import CARRIERS, Carrier, word
 from qsim.numbers.random_bits import Key
+from qsim.numbers.records import shown
 from qsim.numbers.rounding import require_float, widen
 from qsim.numbers.specs import format_of
 
@@ -87,8 +88,10 @@ def _of_operands(formats, a: Array) -> tuple[tuple[Extent, Extent], tuple[int, i
     if formats is None:
         extent = Extent.of_dtype(a.dtype.name)
         return (extent, extent), (LOWEST, LOWEST)
-    if isinstance(formats, str) or len(formats) != 2:
-        raise ValueError(f"formats are those of a and of b, two of them, got {formats!r}")
+    if not isinstance(formats, Sequence) or isinstance(formats, str) or len(formats) != 2:
+        raise ValueError(
+            f"formats is {shown(formats)}, but names those of a and of b: ('e4m3', 'e4m3')"
+        )
     first, second = map(format_of, formats)
     least = [fmt.emin if isinstance(fmt, FloatFormat) else LOWEST for fmt in (first, second)]
     return (Extent.of(first), Extent.of(second)), (least[0], least[1])

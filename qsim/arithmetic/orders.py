@@ -143,9 +143,9 @@ def tree(steps: Steps, a: Array, b: Array) -> Array:
 
 def _exactly(steps: Steps, terms: Array, extent) -> tuple[Array, ...]:
     """Sums along the second axis, before they are rounded: what ``Steps.settled`` takes."""
-    total = long.empty((terms.shape[0], *terms.shape[2:]), extent, steps.carrier)
-    for n in range(terms.shape[1]):
-        total = long.plus(total, terms[:, n], extent, steps.carrier)
+    nothing = long.empty((terms.shape[0], *terms.shape[2:]), extent, steps.carrier)
+    add = lambda total, x: (long.plus(total, x, extent, steps.carrier), None)  # noqa: E731
+    total, _ = lax.scan(add, nothing, jnp.moveaxis(terms, 1, 0))
     return *long.leading(total, extent, steps.carrier), total.special
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -66,6 +67,7 @@ def softmax(
     """
     require_one_of("softmax", how, SOFTMAXES)
     x = require_single(x, "these programs")
+    axis, lanes = (_plain(n) for n in (axis, lanes))
     if not x.ndim or not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
         raise ValueError(
             f"axis is {shown(axis)}, but the array has {x.ndim} axes: write one of them, such as -1"
@@ -77,6 +79,11 @@ def softmax(
     rows = jnp.moveaxis(x, axis, 0)
     lanes = -(-len(rows) // RUN) if lanes is None else min(lanes, len(rows))
     return jnp.moveaxis(SOFTMAXES[how](rows, lanes), 0, axis)
+
+
+def _plain(number: Any) -> Any:
+    """NumPy's integers as Python's."""
+    return int(number) if isinstance(number, np.integer) else number
 
 
 def _three_pass(x: Array, lanes: int) -> Array:

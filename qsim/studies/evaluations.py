@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from qsim.arithmetic.accumulator import Accumulator
 from qsim.numbers.formats import Float, Format
 from qsim.numbers.modes import require_one_of
 from qsim.numbers.records import shown
@@ -107,6 +108,7 @@ def _combined(
             try:
                 made = _by_text(fmt, **own) if "policy" in own else _by_modes(fmt, **own)
                 if accumulator not in (None, NONE):
+                    Accumulator.parse(accumulator)  # no rules besides
                     adding = _lowerable(read_policy(f"accumulators={accumulator}"))
                     made = Policy((*adding.rules, *made.rules))
             except (ValueError, TypeError) as error:
