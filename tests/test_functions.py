@@ -243,11 +243,11 @@ def test_two_passes_are_within_two_units_of_three(width, count, run):
 def test_exponentials_in_two_words(run):
     x = random(3).uniform(-45000, 45000, 2000).astype(np.float32)
     x[0] = 34207.5078125  # beside which one plus the rest of a reduction is nearly a tie
-    (high, low), n = run(double_word.exponential)(x, np.zeros_like(x))
+    (high, low), n = run(double_word.exponential)(jnp.asarray(x), jnp.zeros(len(x)))
     with mpmath.workprec(150):
         for v, *parts, exponent in zip(*(np.float64(z) for z in (x, high, low, n)), strict=True):
             real = mpmath.exp(mpmath.mpf(v)) / mpmath.ldexp(1, int(exponent))
-            assert abs(mpmath.fsum(map(mpmath.mpf, parts)) / real - 1) < 2.0**-25.9
+            assert abs(mpmath.fsum(map(mpmath.mpf, parts)) / real - 1) < 2.0**-25
 
 
 @pytest.mark.t1

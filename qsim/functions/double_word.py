@@ -6,7 +6,7 @@
     fast_two_sum(a, b)           the same, where |a| >= |b|
 
 First words are made of additions, and of products that are exact: a compiler that computes them
-twice, fused with other operations, gets the same. Second words are too small for that to matter.
+twice, fused with other operations, gets the same. Second words are so small that it matters little.
 
 Sources: T. J. Dekker, A floating-point technique for extending the available precision, Numer.
 Math. 18, 1971; M. Joldes, J.-M. Muller and V. Popescu, Tight and rigorous error bounds for basic
@@ -31,7 +31,7 @@ Number = Float[Array, "..."]
 
 
 class DoubleWord(NamedTuple):
-    """The number ``high + low``, in which ``low`` is small beside ``high``.
+    """The number ``high + low``, in which ``low`` is some hundredths of ``high`` at most.
 
     Attributes:
         high, low: float32 arrays.
@@ -74,7 +74,7 @@ def plus(a: DoubleWord, b: DoubleWord) -> DoubleWord:
 
 
 def quotient(a: DoubleWord, b: DoubleWord) -> Number:
-    """``a / b`` in float32: the quotient of the first words, and its residual divided once more.
+    """``a / b`` in float32: the quotient of the first words, and what it leaves of ``a``, divided.
 
     >>> third = quotient(*(DoubleWord(jnp.float32(n), jnp.float32(0)) for n in (1, 3)))
     >>> float(third) == 11184811 * 2**-25
@@ -87,7 +87,7 @@ def quotient(a: DoubleWord, b: DoubleWord) -> Number:
         residual = residual - upper * half
     for half in _halves(b.high):
         residual = residual - lower * half
-    return first + ((residual + a.low) - first * b.low) / b.high
+    return first + ((residual + a.low) - first * b.low) / (b.high + b.low)
 
 
 def exponential(x: Number, rest: Number) -> tuple[DoubleWord, Number]:
@@ -98,8 +98,8 @@ def exponential(x: Number, rest: Number) -> tuple[DoubleWord, Number]:
         rest: float32, at most half a unit in the last place of ``x``; where that is beyond, zero.
 
     Returns:
-        The significand, between 0.7 and 1.42, its relative error below 2**-25.9; and the exponent, an
-        integer in float32. The steps are those of ``qsim.functions.extended_exp``, with its source.
+        The significand, between 0.7 and 1.42, its relative error below 2**-25; and the exponent,
+        an integer in float32. Steps and source are those of ``qsim.functions.extended_exp``.
 
     >>> significand, exponent = exponential(jnp.float32(1000), jnp.float32(0))
     >>> float(exponent)
