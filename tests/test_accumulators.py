@@ -422,3 +422,16 @@ def test_native_sums_are_added_in_float32(fmt):
     a[0, 0], a[1, 0] = np.inf, np.nan
     found = np.asarray(matmul(a, b, "binary32 native", formats=(fmt, fmt)))
     assert np.isinf(found[0]).all() and np.isnan(found[1]).all() and np.isfinite(found[2:]).all()
+
+
+@pytest.mark.t1
+@pytest.mark.parametrize(
+    "text", [*SPEAKING[::3], "e5m10 native group4", "int24 wrap", "e5m10 kahan"]
+)
+def test_accumulators_within_shard_map(text):
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows, whole = jax.sharding.PartitionSpec("d"), jax.sharding.PartitionSpec()
+    run = partial(matmul, accumulator=text, formats=("int4", "int4"))
+    mapped = jax.shard_map(run, mesh=mesh, in_specs=(rows, whole), out_specs=rows)
+    a, b = jnp.ones((4, 33)), jnp.ones((33, 3))
+    assert same(jax.jit(mapped)(a, b), run(a, b))

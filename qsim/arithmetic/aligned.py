@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array
 
 from qsim.arithmetic.accumulation import LOWEST, Steps
+from qsim.arithmetic.starts import zero
 from qsim.numbers.binades import BinadeGrid
 from qsim.numbers.grid import Carrier, Grid, carrier_of
 from qsim.numbers.significands import unpacked
@@ -32,7 +33,6 @@ def aligned(steps: Steps, a: Array, b: Array) -> Array:
     """The sum of the products ``a[k] * b[k]``, group by group; see ``qsim.arithmetic.orders``."""
     size = steps.how.group
     whole = a.shape[0] // size * size
-    shape = jnp.broadcast_shapes(a.shape[1:], b.shape[1:])
 
     def step(s, group):
         number, x, y = group
@@ -40,7 +40,7 @@ def aligned(steps: Steps, a: Array, b: Array) -> Array:
 
     groups = lambda x: x[:whole].reshape(-1, size, *x.shape[1:])  # noqa: E731
     numbers = jnp.arange(whole // size, dtype=jnp.uint32)
-    s, _ = lax.scan(step, jnp.zeros(shape, a.dtype), (numbers, groups(a), groups(b)))
+    s, _ = lax.scan(step, zero(a, b), (numbers, groups(a), groups(b)))
     if whole < a.shape[0]:
         s = _group(steps, s, a[whole:], b[whole:], len(numbers))
     return s

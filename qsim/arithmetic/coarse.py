@@ -25,20 +25,20 @@ from jaxtyping import Array
 
 from qsim.arithmetic.accumulation import LOWEST, Steps
 from qsim.arithmetic.aligned import cut, leading_exponent, special_part
+from qsim.arithmetic.starts import varying, zero
 
 __all__ = ["coarse"]
 
 
 def coarse(steps: Steps, a: Array, b: Array) -> Array:
     """The sum of the products ``a[k] * b[k]``; see ``qsim.arithmetic.orders``."""
-    shape = jnp.broadcast_shapes(a.shape[1:], b.shape[1:])
-    nothing = lax.optimization_barrier(jnp.zeros(shape, a.dtype))
+    nothing = zero(a, b)
 
     def step(state, product):
         (s, place), (number, x, y) = state, product
         return _step(steps, s, place, x, y, number), None
 
-    start = nothing, jnp.full(shape, LOWEST, jnp.int32)
+    start = nothing, varying(jnp.full(nothing.shape, LOWEST, jnp.int32), nothing)
     numbers = jnp.arange(a.shape[0], dtype=jnp.uint32)
     return lax.scan(step, start, (numbers, a, b))[0][0]
 

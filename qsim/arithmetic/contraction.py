@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 from qsim.arithmetic.accumulation import LOWEST, Accumulation, Steps
 from qsim.arithmetic.accumulator import Accumulator
 from qsim.arithmetic.extents import Extent
-from qsim.arithmetic.orders import summed, zero
+from qsim.arithmetic.orders import summed
+from qsim.arithmetic.starts import zero
 from qsim.numbers.formats import Float as FloatFormat
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import CARRIERS, Carrier, word

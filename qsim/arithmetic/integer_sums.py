@@ -19,6 +19,7 @@ from jaxtyping import Array
 from qsim.arithmetic.accumulator import Accumulator
 from qsim.arithmetic.extents import Extent
 from qsim.arithmetic.integers import plus
+from qsim.arithmetic.starts import zero
 from qsim.numbers.formats import Integer
 from qsim.numbers.grid import CARRIERS, Carrier
 from qsim.numbers.modes import Rounding
@@ -82,7 +83,7 @@ def integer_sum(how: IntegerSum, products: Extent, a: Array, b: Array) -> Array:
         x, y = (z.astype(jnp.int32) for z in operands)
         return plus(s, x * y, how.bits, how.overflow)[0], None
 
-    start = jnp.zeros(jnp.broadcast_shapes(a.shape[1:], b.shape[1:]), jnp.int32)
+    start = zero(a, b).astype(jnp.int32)
     return lax.scan(step, start, (a, b))[0].astype(a.dtype)
 
 

@@ -17,8 +17,9 @@ from qsim.arithmetic.accumulation import Steps
 from qsim.arithmetic.aligned import aligned
 from qsim.arithmetic.coarse import coarse
 from qsim.arithmetic.integer_sums import IntegerSum, integer_sum
+from qsim.arithmetic.starts import varying, zero
 
-__all__ = ["summed", "zero"]
+__all__ = ["summed"]
 
 
 def summed(steps: Steps, a: Array, b: Array) -> Array:
@@ -26,15 +27,6 @@ def summed(steps: Steps, a: Array, b: Array) -> Array:
     if isinstance(steps.how.sums, IntegerSum):
         return integer_sum(steps.how.sums, steps.products, a, b)
     return ORDERS[steps.how.order](steps, a, b)
-
-
-def _shape(a: Array, b: Array) -> tuple[int, ...]:
-    return jnp.broadcast_shapes(a.shape[1:], b.shape[1:])
-
-
-def zero(a: Array, b: Array) -> Array:
-    """Zeros that a compiler does not know: it would take ``0 + x`` for ``x``, also for -0."""
-    return lax.optimization_barrier(jnp.zeros(_shape(a, b), a.dtype))
 
 
 def _numbered(a: Array, b: Array) -> tuple[Array, Array, Array]:
@@ -144,6 +136,7 @@ def tree(steps: Steps, a: Array, b: Array) -> Array:
 def _exactly(steps: Steps, terms: Array, extent) -> tuple[Array, ...]:
     """Sums along the second axis, before they are rounded: what ``Steps.settled`` takes."""
     nothing = long.empty((terms.shape[0], *terms.shape[2:]), extent, steps.carrier)
+    nothing = varying(nothing, terms[:, 0])
     add = lambda total, x: (long.plus(total, x, extent, steps.carrier), None)  # noqa: E731
     total, _ = lax.scan(add, nothing, jnp.moveaxis(terms, 1, 0))
     return *long.leading(total, extent, steps.carrier), total.special
@@ -166,7 +159,8 @@ def exact(steps: Steps, a: Array, b: Array) -> Array:
         number, x, y = product
         return long.plus(total, steps.product(x, y, number), extent, steps.carrier), None
 
-    nothing = long.empty(_shape(a, b), extent, steps.carrier)
+    start = zero(a, b)
+    nothing = varying(long.empty(start.shape, extent, steps.carrier), start)
     total = lax.scan(step, nothing, _numbered(a, b))[0]
     total = total._replace(negative=jnp.zeros_like(total.negative))
     return steps.settled(*long.leading(total, extent, steps.carrier), total.special, 0)
