@@ -55,7 +55,8 @@ def matmul(
         key: random key for stochastic rounding.
 
     The result is float32, or float64 for float64 operands, and has the same bytes eagerly and under
-    ``jit`` and ``vmap``, but for order ``native``. The derivative is that of ``a @ b``.
+    ``jit`` and ``vmap``, but for order ``native``, and for a key that is captured under ``vmap``,
+    which gives every row the same random bits. The derivative is that of ``a @ b``.
 
     Raises:
         TypeError: for operands that are no floats, or of unlike carriers.
