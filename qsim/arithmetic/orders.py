@@ -191,7 +191,7 @@ _product = partial(jnp.matmul, precision="highest")
 
 
 def _narrow_product(a: Array, b: Array) -> Array:
-    """``a @ b`` of numbers of bfloat16, whose products a CPU adds up in float32, twice as fast."""
+    """``a @ b`` of numbers of bfloat16, whose products a CPU adds up in float32, and faster."""
 
     def of_halves(a, b):
         a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)

@@ -1,4 +1,4 @@
-"""Numbers as unevaluated sums of two float32 numbers, of which the second is what the first lost.
+"""Numbers as unevaluated sums of two float32 numbers, of which the second is small.
 
 ::
 
