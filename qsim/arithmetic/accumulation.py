@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -21,8 +20,8 @@ from qsim.arithmetic.integer_sums import IntegerSum
 from qsim.arithmetic.multipliers import Multiplier
 from qsim.arithmetic.rounders import Rounder, jammed
 from qsim.numbers.grid import CARRIERS, Carrier
+from qsim.numbers.pytrees import pytree, static
 from qsim.numbers.random_bits import Key, fold_in, random_words
-from qsim.numbers.records import static
 
 __all__ = ["LOWEST", "Accumulation", "Steps"]
 
@@ -30,7 +29,7 @@ DIRECT = {"ties_to_even": "nearest", "toward_zero": "zero"}
 LOWEST = -(1 << 14)  # below the exponent of every number
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class Accumulation:
     """An ``Accumulator`` whose formats are grids; the arrays are its only leaves.

@@ -10,7 +10,6 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -23,14 +22,14 @@ from qsim.arithmetic.starts import zero
 from qsim.numbers.formats import Integer
 from qsim.numbers.grid import CARRIERS, Carrier
 from qsim.numbers.modes import Rounding
-from qsim.numbers.records import static
+from qsim.numbers.pytrees import pytree, static
 
 __all__ = ["IntegerSum", "integer_sum"]
 
 WIDEST = 32
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class IntegerSum:
     """An integer accumulator, in the place of a ``Rounder``.

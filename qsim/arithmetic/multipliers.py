@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -30,7 +29,7 @@ from jaxtyping import Array, Float
 
 from qsim.arithmetic.extents import Extent
 from qsim.numbers.grid import Carrier, word
-from qsim.numbers.records import static
+from qsim.numbers.pytrees import pytree, static
 
 __all__ = ["LMul", "Multiplier"]
 
@@ -90,7 +89,7 @@ def _published(bits: int) -> int:
     return min(bits, 3 if bits <= 4 else 4)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class Multiplier:
     """An ``LMul`` whose numbers are arrays, its only leaves.

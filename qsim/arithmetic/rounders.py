@@ -28,14 +28,14 @@ from qsim.numbers.binades import BinadeGrid
 from qsim.numbers.formats import Float, Format, Integer
 from qsim.numbers.grid import Carrier, Grid, carrier_of, lower, word
 from qsim.numbers.modes import Rounding
-from qsim.numbers.records import static
+from qsim.numbers.pytrees import pytree, static
 
 __all__ = ["Rounder", "jammed"]
 
 LEAN = ("saturate", "ieee")
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class Rounder:
     """A grid, a mode and an overflow policy.

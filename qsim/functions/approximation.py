@@ -30,7 +30,8 @@ from jaxtyping import Array, Float
 
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid
-from qsim.numbers.records import shown, static
+from qsim.numbers.pytrees import pytree, static
+from qsim.numbers.records import shown
 from qsim.numbers.rounding import quantize, require_float, require_single
 
 __all__ = ["Piecewise", "Table"]
@@ -44,7 +45,7 @@ Function = Callable[[np.ndarray], np.ndarray]
 End = float | int
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
     """A function's values at equally distant points, and what lies between them.
@@ -132,7 +133,7 @@ class Table:
         return _looked_up(self, require_single(x, "approximations")).astype(x.dtype)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Piecewise:
     """A function as one polynomial on each of equal segments.

@@ -19,14 +19,15 @@ from qsim.numbers.formats import Float, Format, Integer, power
 from qsim.numbers.gaps import gap_shift, round_to_gaps
 from qsim.numbers.grid import Carrier, Grid, carrier_of, lowered, pattern, require_carried, word
 from qsim.numbers.modes import Rounding
-from qsim.numbers.records import exponent_of, static
+from qsim.numbers.pytrees import pytree, static
+from qsim.numbers.records import exponent_of
 from qsim.numbers.significands import normalised
 from qsim.numbers.tables import table_of
 
 __all__ = ["BinadeGrid", "FirstGap", "edges", "power_pattern", "times_power"]
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class FirstGap:
     """The smallest magnitudes that do not round to zero, one for each way of rounding there.
@@ -49,7 +50,7 @@ class FirstGap:
     to_odd: Any
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class BinadeGrid(Grid):
     """A grid whose gaps are the same within a binade: that of floats, integers and fixed point.

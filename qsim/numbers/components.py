@@ -25,7 +25,6 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -39,6 +38,7 @@ from qsim.numbers.formats import Float, Format, power
 from qsim.numbers.gaps import gap_shift, round_to_gaps
 from qsim.numbers.grid import Carrier, Grid, lowered
 from qsim.numbers.modes import Rounding
+from qsim.numbers.pytrees import pytree
 from qsim.numbers.records import MAX_CODE_BITS, last_place, require, require_integers, shown
 from qsim.numbers.specs import parse
 
@@ -270,7 +270,7 @@ def _(fmt: Components, x: Fraction) -> Gap:
 # --- the grid -------------------------------------------------------------------------------
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class ComponentGrid(Grid):
     """The sums of several components.

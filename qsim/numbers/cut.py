@@ -7,7 +7,6 @@ so rounding to nearest even is a third of the work. These grids do not stack wit
 
 from dataclasses import dataclass, fields
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, UInt
@@ -17,13 +16,14 @@ from qsim.numbers.binades import BinadeGrid
 from qsim.numbers.formats import Float, Format, power
 from qsim.numbers.grid import CARRIERS, Carrier, Grid, carrier_of, lower, word
 from qsim.numbers.modes import Rounding
+from qsim.numbers.pytrees import pytree
 
 __all__ = ["CutGrid", "lower_alone"]
 
 POLICIES = ("saturate", "saturate_propagate", "ieee")
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class CutGrid(BinadeGrid):
     """A grid of every value of the carrier whose lowest ``dropped`` mantissa bits are zero."""

@@ -36,7 +36,8 @@ from jax import lax
 from jaxtyping import Array, Integer, UInt
 
 from qsim.numbers.modes import Rounding, require_one_of
-from qsim.numbers.records import shown, static
+from qsim.numbers.pytrees import pytree, static
+from qsim.numbers.records import shown
 
 __all__ = ["CounterKey", "Key", "check_key", "counter_key", "fold_in", "random_words", "words_at"]
 
@@ -44,7 +45,7 @@ ROOT = 0xC58EFD154CE32F6D  # a key with published vectors; seeds are its counter
 ELEMENTS = 1 << 32  # counters below number elements, those from here on derive keys
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class CounterKey:
     """The key of a counter-based generator; made by ``counter_key``.

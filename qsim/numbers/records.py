@@ -2,10 +2,8 @@
 
 import math
 import re
-from dataclasses import field
 from fractions import Fraction
 from functools import cache
-from typing import Any
 
 __all__ = [
     "DECIMAL",
@@ -20,7 +18,6 @@ __all__ = [
     "require_booleans",
     "require_integers",
     "shown",
-    "static",
 ]
 
 MAX_CODE_BITS = 64
@@ -29,11 +26,6 @@ MAX_CODE_BITS = 64
 DECIMAL = re.compile(
     r"[+-]?(?:\d{1,400}\.?\d{0,400}|\.\d{1,400})(?:e[+-]?\d{1,4})?|[+-]?\d{1,400}/\d{1,400}"
 )
-
-
-def static(**default: Any) -> Any:
-    """A field of a dataclass that is a pytree, which stays in Python and is no leaf."""
-    return field(metadata={"static": True}, **default)
 
 
 @cache

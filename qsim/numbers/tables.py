@@ -34,6 +34,7 @@ from qsim.numbers.formats import Format, power
 from qsim.numbers.grid import Carrier, Grid, carrier_of, pattern, require_carried, word
 from qsim.numbers.interpolation import moves
 from qsim.numbers.modes import OVERFLOWS, ROUNDINGS, Rounding
+from qsim.numbers.pytrees import pytree
 from qsim.numbers.records import exponent_of
 
 __all__ = ["TableGrid", "table_of"]
@@ -45,7 +46,7 @@ COMPARED = 64  # values up to which a number is compared with every one
 BUCKET_BITS = 12  # of a key, to look a number up among more values
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class TableGrid(Grid):
     """A grid that is a list of values, for any format of at most 16 bits.

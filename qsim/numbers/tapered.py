@@ -35,11 +35,12 @@ from qsim.numbers.hifloat import HiFloat8
 from qsim.numbers.interpolation import moves
 from qsim.numbers.modes import Rounding
 from qsim.numbers.posits import Posit, Takum
+from qsim.numbers.pytrees import pytree
 
 __all__ = ["TaperedGrid"]
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class TaperedGrid(Grid):
     """The grid of a posit, a takum or HiFloat8.

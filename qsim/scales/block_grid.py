@@ -13,7 +13,6 @@ from fractions import Fraction
 from functools import reduce
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -24,7 +23,8 @@ from qsim.numbers.binades import times_power
 from qsim.numbers.formats import Integer
 from qsim.numbers.grid import Carrier, Grid, carrier_of, lowered, pattern
 from qsim.numbers.modes import Rounding
-from qsim.numbers.records import exponent_of, power, static
+from qsim.numbers.pytrees import pytree, static
+from qsim.numbers.records import exponent_of, power
 from qsim.scales.arithmetic import (
     above_zero,
     absolute,
@@ -44,7 +44,7 @@ from qsim.scales.recipes import Recipe
 __all__ = ["BlockGrid"]
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class BlockGrid(Grid):
     """The grids of a block format, and the recipe by which blocks get their scales.

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 
 from qsim.numbers.grid import CARRIERS
 from qsim.numbers.modes import require_one_of
+from qsim.numbers.pytrees import pytree
 
 __all__ = [
     "NORMS",
@@ -50,7 +51,7 @@ NORMS = {
 BINARY32 = CARRIERS["float32"]
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class ScaledArray:
     """An array and the number that all of it is multiplied with.

@@ -24,15 +24,15 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import jax
 from jaxtyping import Array
 
 from qsim.arithmetic.accumulation import Accumulation
 from qsim.arithmetic.accumulator import Accumulator
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid
+from qsim.numbers.pytrees import pytree, static
 from qsim.numbers.random_bits import Key, fold_in
-from qsim.numbers.records import shown, static
+from qsim.numbers.records import shown
 from qsim.numbers.specs import format_of, listed, parse
 from qsim.simulate.explanation import Explanation, Place
 from qsim.simulate.flow import roles_of
@@ -49,7 +49,7 @@ MAX_TEXT = 2**16  # letters of a policy
 NAMED = ("weights", "caches", "activations", "gradients", "states", "operands", "outputs")
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """What the operands or results that a selector addresses get; None leaves them alone."""
@@ -71,7 +71,7 @@ class Rule:
         return self
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Policy:
     """An ordered list of rules; of those that address something the first one counts.

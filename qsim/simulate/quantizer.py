@@ -20,8 +20,9 @@ from qsim.numbers.gradients import GRADIENTS, check_gradient
 from qsim.numbers.grid import Grid, carrier_of, lower, stack
 from qsim.numbers.integers import check_wrap
 from qsim.numbers.modes import OVERFLOWS, Rounding, check_overflow, suggest
+from qsim.numbers.pytrees import pytree, static
 from qsim.numbers.random_bits import Key, random_words
-from qsim.numbers.records import shown, static
+from qsim.numbers.records import shown
 from qsim.numbers.specs import listed, parse
 from qsim.scales.block_grid import BlockGrid
 from qsim.scales.blocks import Block
@@ -171,7 +172,7 @@ def _require_no_scale(scale: str) -> None:
         )
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class Quantizer:
     """How one tensor is rounded: to a grid, with a mode, an overflow policy and a scale.

@@ -18,7 +18,6 @@ MS-AMP's ``ScalingMeta`` (power of two); NVIDIA Transformer Engine, ``DelayedSca
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
@@ -27,6 +26,7 @@ from jaxtyping import Array, Float, Int
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import CARRIERS, Grid
 from qsim.numbers.modes import require_one_of
+from qsim.numbers.pytrees import pytree
 from qsim.numbers.records import require
 from qsim.numbers.rounding import require_float, widen
 from qsim.scales.arithmetic import absolute, floats, number, quotient, split_magnitude
@@ -135,7 +135,7 @@ def quantize_just_in_time(
 # --- a history ------------------------------------------------------------------------------
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class DelayedScaling:
     """The largest magnitudes of earlier steps, and the factor that follows from them.

@@ -31,7 +31,8 @@ from qsim.arithmetic.room import require_room
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import CARRIERS, Grid
 from qsim.numbers.modes import Rounding, require_one_of
-from qsim.numbers.records import require, static
+from qsim.numbers.pytrees import pytree, static
+from qsim.numbers.records import require
 from qsim.numbers.rounding import quantize, require_float, widen
 from qsim.numbers.specs import format_of
 from qsim.training.components import Pair, pair_of, product
@@ -147,7 +148,7 @@ def _flat(tree: Any) -> tuple[Array, Callable]:
     return ravel_pytree(jax.tree.map(lambda leaf: widen(require_float(leaf)), tree))
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class _AdamW:
     """One step of AdamW in a format."""

@@ -13,11 +13,11 @@ all there is to learn does not diverge because its loss of 1e-6 becomes one of 1
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from qsim.numbers.pytrees import pytree
 from qsim.numbers.records import shown
 
 __all__ = ["NEVER", "Divergence", "Watch"]
@@ -25,7 +25,7 @@ __all__ = ["NEVER", "Divergence", "Watch"]
 NEVER = -1
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class Watch:
     """What a detector remembers of a run.

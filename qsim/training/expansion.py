@@ -33,8 +33,9 @@ from jaxtyping import Array, Float
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Carrier, Grid, carrier_of, word
 from qsim.numbers.modes import Rounding, require_one_of
+from qsim.numbers.pytrees import pytree, static
 from qsim.numbers.random_bits import Key, check_key
-from qsim.numbers.records import require, static
+from qsim.numbers.records import require
 from qsim.numbers.rounding import quantize, require_float, widen
 from qsim.scales.arithmetic import absolute, number, split_magnitude
 from qsim.training.scaled_rounding import as_grid, largest_of
@@ -50,7 +51,7 @@ MOST = 8.0  # the largest exponent
 STEPS = 16  # of the exponent in the form of the kernel
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class Expanded:
     """An array whose range is expanded, as it is stored.

@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Int, UInt
 
+from qsim.numbers.pytrees import pytree
 from qsim.numbers.random_bits import Key, fold_in
 from qsim.numbers.records import shown
 from qsim.simulate.policy import Policy
@@ -30,7 +31,7 @@ BATCHES = zlib.crc32(b"batches")  # folded into the key of a seed, for what draw
 WANTED = "step(params, states, batch) returns (params, states, metrics)"
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """How far a run is, with a leading axis: some runs.

@@ -22,6 +22,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from qsim.numbers.pytrees import pytree
 from qsim.numbers.records import require
 from qsim.numbers.rounding import widen
 from qsim.training.skipped_steps import all_finite, skip_if_not_finite
@@ -39,7 +40,7 @@ __all__ = [
 LEAST, MOST = 1.0, 2.0**24  # bounds of a dynamic scale
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class LossScale:
     """A loss scale and how long it has been good.

@@ -26,8 +26,9 @@ from jaxtyping import Array, Float
 
 from qsim.numbers.formats import Format
 from qsim.numbers.grid import Grid
+from qsim.numbers.pytrees import pytree, static
 from qsim.numbers.random_bits import Key, check_key, fold_in
-from qsim.numbers.records import require, static
+from qsim.numbers.records import require
 from qsim.numbers.specs import format_of
 from qsim.simulate.quantizer import MODES, Quantizer, check_modes
 from qsim.training.scaled_rounding import as_grid, as_quantizer, largest_of, quantize_at
@@ -132,7 +133,7 @@ def _counted(places: tuple[int, ...], args: tuple) -> tuple[int, ...]:
 # --- a running estimate of the range --------------------------------------------------------
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class RunningRange:
     """A running estimate of the least and the largest activation.
@@ -230,7 +231,7 @@ def _observed(seen: RunningRange, x: Array, decay: float) -> RunningRange:
     return RunningRange(low=low, high=high, steps=seen.steps + 1)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True, kw_only=True)
 class _WithinRange:
     """Rounding to a grid whose zero and largest value are the ends of a range."""
