@@ -374,6 +374,14 @@ def test_a_lowering_is_for_one_carrier():
         matmul(jnp.ones((2, 2), jnp.float64), jnp.ones((2, 2), jnp.float64), how)
 
 
+@pytest.mark.parametrize("text", ["e5m10", "e5m10 kahan", "e8m13 toward_zero align13 group4"])
+def test_what_a_dtype_holds_is_known(text):
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=shape).astype(np.float16) for shape in ((3, 17), (17, 2)))
+    wide = [x.astype(np.float32) for x in (a, b)]
+    assert same(matmul(a, b, text), expected(*wide, text, ("binary32", "binary32")))
+
+
 # --- native sums --------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 import qsim
-from qsim.arithmetic import matmul
+from qsim.arithmetic import Accumulation, Accumulator, matmul
 from tests.bytewise import same
 from tests.unchecked import unchecked
 
@@ -168,6 +168,8 @@ def test_integer_accumulators_of_lowered_policies():
         ("accumulators=e5m10 stochastic:99", "1 to 32 random bits, got 99"),
         ("accumulators=int16 wrap product=e5m10", "overflow='wrap' is for integers"),
         ("accumulators=e11m40 toward_zero normalise1-1", "more mantissa bits than a coarse"),
+        ("accumulators=e8m0", "e8m0 has no zero, where sums begin"),
+        ("accumulators=e5m10 chunk8 outer=e8m0", "e8m0 has no zero, where sums begin"),
         ("accumulators=hoper_fp8", "no format or profile 'hoper_fp8'; did you mean 'hopper_fp8'"),
         ("accumulators=hopper_fp8 chunk4", "hopper_fp8 stands by itself: .* 'e8m13 toward_zero"),
     ],
@@ -181,6 +183,27 @@ def test_what_is_no_text_of_an_accumulator_is_refused():
     for how in (None, 5, b"e5m10"):
         with unchecked(), pytest.raises(TypeError, match="an accumulator is named by a text"):
             matmul(jnp.ones((1, 1)), jnp.ones((1, 1)), how)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"fmt": "e8m13"}, r"fmt is 'e8m13', but it is a Format: parse\('e8m13'\)"),
+        ({"chunk": 8.0}, "Accumulator chunk must be a Python int, got 8.0"),
+        ({"order": "lanes", "count": True}, "Accumulator count must be a Python int, got True"),
+        ({"chunk": 8, "outer": "e8m23"}, "outer is 'e8m23', but it is a Format"),
+    ],
+)
+def test_fields_of_other_types_are_refused(fields, message):
+    with unchecked(), pytest.raises(TypeError, match=message):
+        Accumulator(**{"fmt": qsim.parse("e8m13"), **fields})
+
+
+@pytest.mark.parametrize("lowered", [False, True])
+def test_random_bits_that_nothing_draws_are_refused(lowered):
+    how = Accumulator.parse("e8m13")
+    with pytest.raises(ValueError, match="draws no random bits: it takes no key"):
+        matmul(X, X.T, Accumulation.of(how) if lowered else how, key=jax.random.key(0))
 
 
 @pytest.mark.parametrize(

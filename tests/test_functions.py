@@ -430,6 +430,9 @@ def test_simulated_programs_have_the_same_bytes_however_they_run(name):
         (lambda x: softmax(x, lanes=0), "lanes is 0, but there is at least one sum"),
         (lambda x: layer_norm(x, how="welfrod"), "did you mean 'welford'"),
         (lambda x: rms_norm(x[:0]), "there is no mean of nothing"),
+        (lambda x: rms_norm(x, eps=-1.0), "eps is -1.0, but it is added to a variance"),
+        (lambda x: layer_norm(x, x[:2]), r"of shape \[2\], but rows have 3 elements"),
+        (lambda x: layer_norm(x, None, x[None]), r"give an array of shape \[3\], or a number"),
         (lambda x: functions.Table.of(lambda v: 6e38 * v - 3e38, 0, 1, 2), "beyond float32"),
     ],
 )

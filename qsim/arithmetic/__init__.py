@@ -1,5 +1,6 @@
 """What an operation does: the exact real result, rounded as the emulated hardware rounds it."""
 
+from qsim.arithmetic.accumulation import Accumulation
 from qsim.arithmetic.accumulator import Accumulator
 from qsim.arithmetic.bit_serial import bit_planes, bit_serial_matmul, table_matmul
 from qsim.arithmetic.contraction import matmul
@@ -10,6 +11,7 @@ from qsim.arithmetic.integers import integer_matmul
 from qsim.arithmetic.requantization import dyadic, requantize
 
 __all__ = [
+    "Accumulation",
     "Accumulator",
     "add",
     "bit_planes",

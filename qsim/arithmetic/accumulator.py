@@ -44,7 +44,7 @@ from qsim.arithmetic.multipliers import LMul
 from qsim.numbers.formats import Float, Format
 from qsim.numbers.integers import check_wrap
 from qsim.numbers.modes import OVERFLOWS, Rounding, check_overflow, require_one_of, suggest
-from qsim.numbers.records import shown
+from qsim.numbers.records import require_integers, shown
 from qsim.numbers.specs import format_of, listed, parse
 
 __all__ = ["ORDERS", "PROFILES", "Accumulator"]
@@ -101,6 +101,7 @@ class Accumulator:
         outer: the format of that, which rounds to nearest even and overflows as IEEE 754 says.
 
     Raises:
+        TypeError: for fields of other types.
         ValueError: for what does not go together; the message says why.
 
     >>> str(Accumulator.parse("binary16:chunk128"))
@@ -120,6 +121,8 @@ class Accumulator:
     outer: Format | None = None
 
     def __post_init__(self):
+        require_integers(self, "count", "group", "chunk")
+        _require_formats(self)
         Rounding.parse(self.rounding)
         check_overflow(self.overflow)
         for fmt in (self.fmt, self.product):
@@ -189,6 +192,16 @@ def _format(word: str) -> Format:
         if not near:
             raise
         raise ValueError(f"no format or profile {shown(word)}; did you mean {near[0]!r}?") from None
+
+
+def _require_formats(acc: Accumulator) -> None:
+    """Checks that formats are formats, and that sums, which begin at zero, can do so."""
+    for name in ("fmt", "product", "outer"):
+        fmt = getattr(acc, name)
+        if not isinstance(fmt, Format) and (name == "fmt" or fmt is not None):
+            raise TypeError(f"{name} is {shown(fmt)}, but it is a Format: parse('e8m13')")
+        if fmt is not None and name != "product" and not fmt.has_zero:
+            raise ValueError(f"{fmt} has no zero, where sums begin: add up in another format")
 
 
 def _require_counts(acc: Accumulator) -> None:

@@ -52,7 +52,7 @@ def matmul(
             lowering, in which other formats do not compile anew.
         formats: the formats whose values ``a`` and ``b`` hold, if that is known: products that are
             exact in floats make it many times faster. Other values give wrong results.
-        key: random key for stochastic rounding.
+        key: random key for stochastic rounding, and for that only.
 
     The result is float32, or float64 for float64 operands, and has the same bytes eagerly and under
     ``jit`` and ``vmap``, but for order ``native``, and for a key that is captured under ``vmap``,
@@ -60,17 +60,19 @@ def matmul(
 
     Raises:
         TypeError: for operands that are no floats, or of unlike carriers.
-        ValueError: for what the accumulator cannot be, and what the carrier cannot round once.
+        ValueError: for what the accumulator cannot be, what the carrier cannot round once, and a
+            missing or superfluous key.
 
     >>> import jax.numpy as jnp
     >>> ones = jnp.ones((1, 4096))
     >>> matmul(ones, ones.T, "e5m10").tolist(), matmul(ones, ones.T, "e5m10 chunk64").tolist()
     ([[2048.0]], [[4096.0]])
     """
-    a, b = (widen(require_float(x)) for x in (a, b))
+    given = [require_float(x) for x in (a, b)]
+    extents, least = _of_operands(formats, given)
+    a, b = map(widen, given)
     if a.dtype != b.dtype:
         raise TypeError(f"operands are {a.dtype} and {b.dtype}: cast both to float64")
-    extents, least = _of_operands(formats, a)
     if not isinstance(accumulator, Accumulation):
         if not isinstance(accumulator, Accumulator):
             accumulator = Accumulator.parse(accumulator)
@@ -80,16 +82,18 @@ def matmul(
             f"operands are {a.dtype}, but the accumulation was lowered for {accumulator.carrier}: "
             f"write Accumulation.of(accumulator, {a.dtype.name!r})"
         )
+    if key is not None and not accumulator.is_stochastic:
+        raise ValueError("this accumulator draws no random bits: it takes no key")
     # of these formats alone, as no extent of a sweep is: the order of native sums hangs on it
     narrow = accumulator.carrier == "float32" and (extents[0] | extents[1]).is_normal_in(BFLOAT16)
     return _as_matrices(a, b, accumulator, least, key, extents=extents, narrow=narrow)
 
 
-def _of_operands(formats, a: Array) -> tuple[tuple[Extent, Extent], tuple[int, int]]:
+def _of_operands(formats, operands: list[Array]) -> tuple[tuple[Extent, Extent], tuple[int, int]]:
     """The extents of operands, and the exponents of their smallest normal numbers."""
     if formats is None:
-        extent = Extent.of_dtype(a.dtype.name)
-        return (extent, extent), (LOWEST, LOWEST)
+        first, second = (Extent.of_dtype(x.dtype.name) for x in operands)
+        return (first, second), (LOWEST, LOWEST)
     if not isinstance(formats, Sequence) or isinstance(formats, str) or len(formats) != 2:
         raise ValueError(
             f"formats is {shown(formats)}, but names those of a and of b: ('e4m3', 'e4m3')"

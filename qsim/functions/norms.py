@@ -8,6 +8,8 @@ square layer normalization, arXiv:1910.07467; T. F. Chan, G. H. Golub and R. J. 
 for computing the sample variance, The American Statistician 37(3), 1983 (the three programs).
 """
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -36,8 +38,8 @@ def layer_norm(
 
     Args:
         x: floats of at most 32 bits, [..., n].
-        scale, bias: [n]; None for none.
-        eps: what is added to the variance.
+        scale, bias: [n], or a number; None for none.
+        eps: what is added to the variance, at least 0.
         how: a name of ``VARIANCES``:
 
             - ``two_pass``: the mean, then the mean of the squares of what is above it;
@@ -47,13 +49,14 @@ def layer_norm(
 
     Raises:
         TypeError: for other numbers.
-        ValueError: for a program that is none, or no elements to take the mean of.
+        ValueError: for a program that is none, no elements to take the mean of, a scale or a bias
+            of another length, or an ``eps`` below zero.
 
     >>> layer_norm(jnp.array([1.0, 2.0, 3.0]), eps=0.0).tolist()
     [-1.2247447967529297, 0.0, 1.2247447967529297]
     """
     require_one_of("layer norm", how, VARIANCES)
-    x = _rows(x)
+    x = _rows(x, eps)
     mean, variance = VARIANCES[how](x)
     return _finished((x - mean) * rsqrt(variance + eps), scale, bias)
 
@@ -64,12 +67,14 @@ def rms_norm(x: Operand, scale: Operand | None = None, *, eps: float = 1e-6) -> 
     >>> rms_norm(jnp.array([3.0, 4.0, 0.0, 0.0]), eps=0.0).tolist()
     [1.2000000476837158, 1.600000023841858, 0.0, 0.0]
     """
-    x = _rows(x)
+    x = _rows(x, eps)
     return _finished(x * rsqrt(_mean(x * x) + eps), scale, None)
 
 
-def _rows(x: Operand) -> Result:
+def _rows(x: Operand, eps: float) -> Result:
     x = require_single(x, "these programs")
+    if isinstance(eps, (int, float)) and not 0 <= eps < math.inf:  # or it is traced
+        raise ValueError(f"eps is {eps}, but it is added to a variance: at least 0, such as 1e-5")
     if not x.ndim or not x.shape[-1]:
         raise ValueError(
             f"an array of shape {list(x.shape)} has no elements along its last axis: there is no "
@@ -110,8 +115,18 @@ def _welford(x: Result) -> tuple[Result, Result]:
 
 
 def _finished(x: Result, scale: Operand | None, bias: Operand | None) -> Result:
-    x = x if scale is None else x * require_single(scale, "scales")
-    return x if bias is None else x + require_single(bias, "biases")
+    x = x if scale is None else x * _along(scale, x, "scales")
+    return x if bias is None else x + _along(bias, x, "biases")
+
+
+def _along(factors: Operand, x: Result, what: str) -> Result:
+    factors = require_single(factors, what)
+    if factors.shape not in ((), x.shape[-1:]):
+        raise ValueError(
+            f"{what} are of shape {list(factors.shape)}, but rows have {x.shape[-1]} elements: "
+            f"give an array of shape [{x.shape[-1]}], or a number"
+        )
+    return factors
 
 
 VARIANCES = {"two_pass": _two_pass, "one_pass": _one_pass, "welford": _welford}
