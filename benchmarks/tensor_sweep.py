@@ -83,12 +83,10 @@ def square_error(rounded, x):
 
 
 def _swept(fmts: list[Float], x) -> Callable:
-    """A contraction with one element rounds its operand and changes nothing else."""
-    one = jnp.ones((1, 1))
-    error = lambda x: square_error((x[..., None] @ one)[..., 0], x)  # noqa: E731
-    policies = [qsim.policy(activations=fmt) for fmt in fmts]
-    sweep = qsim.sweep(error, policies, devices=jax.local_devices()[:1])
-    return lambda: sweep(x)
+    """A parameter that is stored in a format, and nothing else that a rule addresses."""
+    policies = [f"stored weights={fmt}" for fmt in fmts]
+    sweep = qsim.sweep(square_error, policies, params=0, devices=jax.local_devices()[:1])
+    return lambda: sweep(x, x)
 
 
 def _mapped(fmts: list[Float], x) -> Callable:

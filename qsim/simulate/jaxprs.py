@@ -174,10 +174,16 @@ def place(eqn: JaxprEqn) -> str | None:
     """Where in the user's program an equation stands, as ``file:line``, if that is known."""
     traceback = eqn.source_info.traceback
     for frame in traceback.frames if traceback else []:
-        path = Path(frame.file_name)
-        if not any(path.is_relative_to(folder) for folder in _libraries()):
-            return f"{path.name}:{frame.line_num}"
+        if name := _users_file(frame.file_name):
+            return f"{name}:{frame.line_num}"
     return None
+
+
+@cache
+def _users_file(path: str) -> str | None:
+    """The name of a file, if it is the user's."""
+    file = Path(path)
+    return None if any(map(file.is_relative_to, _libraries())) else file.name
 
 
 @cache
