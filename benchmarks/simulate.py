@@ -1,4 +1,4 @@
-"""Simulating a transformer costs little more to compile, and all operations twice the time to run.
+"""Simulating a transformer takes at most twice the time to run, and several times that to compile.
 
 The model is a 12-layer transformer over bytes. Every policy is compiled from nothing, tracing
 included, and then run beside the model's own float32 forward.

@@ -6,8 +6,8 @@ differ, so that most lookups in a cache go right by chance, but now and then ``j
 class what it compiled for another.
 """
 
+from collections.abc import Iterable
 from dataclasses import field, fields
-from operator import attrgetter
 from typing import Any, TypeVar
 
 from jax.tree_util import GetAttrKey, register_pytree_with_keys
@@ -37,24 +37,17 @@ def pytree(cls: type[Record]) -> type[Record]:
     """
     kept = [item.name for item in fields(cls) if item.metadata.get("static")]  # pyright: ignore
     names = [item.name for item in fields(cls) if item.name not in kept]  # pyright: ignore
-    keys, leaves, statics = [GetAttrKey(name) for name in names], _all_of(names), _all_of(kept)
 
-    def flatten(record: Record) -> tuple[tuple, tuple]:
-        return leaves(record), statics(record)
+    def flatten(record: Record) -> tuple[list, tuple]:
+        statics = tuple(getattr(record, name) for name in kept)
+        return [getattr(record, name) for name in names], statics
 
     def flatten_with_keys(record: Record) -> tuple[list, tuple]:
-        return list(zip(keys, leaves(record), strict=True)), statics(record)
+        leaves, statics = flatten(record)
+        return list(zip(map(GetAttrKey, names), leaves, strict=True)), statics
 
-    def unflatten(static_values: tuple, children: tuple) -> Record:
-        given = zip(names + kept, (*children, *static_values), strict=True)
-        return cls(**dict(given))
+    def unflatten(statics: tuple, leaves: Iterable) -> Record:
+        return cls(**dict(zip([*names, *kept], [*leaves, *statics], strict=True)))
 
     register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
-
-
-def _all_of(names: list[str]):
-    """What gets the attributes of these names, as a tuple however many they are."""
-    if len(names) > 1:
-        return attrgetter(*names)
-    return lambda record: tuple(getattr(record, name) for name in names)
